@@ -1,0 +1,1 @@
+"""Facts become OpenTelemetry's spans and metrics. Never imports asyncio."""

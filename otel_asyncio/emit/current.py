@@ -1,0 +1,64 @@
+"""The span that is current in a context, read and set without the detours of the general API.
+
+OpenTelemetry keeps its context in one context variable. Where that is so, it is used directly (a read costs 0.1 µs
+instead of 0.7); any other runtime context goes through the public functions.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context as context_api
+from opentelemetry.context.context import Context
+from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
+from opentelemetry.instrumentation import utils
+from opentelemetry.trace.propagation import _SPAN_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from opentelemetry.trace import Span
+
+SPAN_KEY = _SPAN_KEY
+_SUPPRESS = context_api._SUPPRESS_INSTRUMENTATION_KEY
+_SUPPRESS_PLAIN = getattr(utils, "_SUPPRESS_INSTRUMENTATION_KEY_PLAIN", "suppress_instrumentation")
+_NOTHING: Mapping[str, Any] = Context()
+
+
+def _find_variable() -> contextvars.ContextVar[Any] | None:
+    runtime = getattr(context_api, "_RUNTIME_CONTEXT", None)
+    variable = getattr(runtime, "_current_context", None)
+    exact = type(runtime) is ContextVarsRuntimeContext and isinstance(variable, contextvars.ContextVar)
+    return variable if exact else None
+
+
+_VARIABLE = _find_variable()
+current_telemetry: Callable[[], Mapping[str, Any]] = context_api.get_current if _VARIABLE is None else _VARIABLE.get
+
+
+def telemetry_context(context: contextvars.Context) -> Mapping[str, Any]:
+    """OpenTelemetry's context inside `context`."""
+    if _VARIABLE is not None:
+        return context.get(_VARIABLE, _NOTHING)
+    # In a copy, because a context that somebody is inside of cannot be entered again.
+    return context.copy().run(context_api.get_current)
+
+
+def is_suppressed(telemetry: Mapping[str, Any]) -> bool:
+    """Whether `suppress_instrumentation()` is in force there."""
+    return bool(telemetry.get(_SUPPRESS) or telemetry.get(_SUPPRESS_PLAIN))
+
+
+def context_with(span: Span, telemetry: Mapping[str, Any]) -> contextvars.Context:
+    """A copy of the current context in which `span` is current on top of `telemetry`, to make a task in.
+
+    No token is taken, so none is held across a suspension.
+    """
+    context = contextvars.copy_context()
+    ours = Context({**telemetry, SPAN_KEY: span})
+    if _VARIABLE is not None:
+        context.run(_VARIABLE.set, ours)
+    else:
+        context.run(context_api.attach, ours)
+    return context

@@ -1,0 +1,118 @@
+"""Where a task stands in a trace: by the span that is current, or by the package's own record."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from opentelemetry.context import Context
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, Link, NonRecordingSpan
+from opentelemetry.trace.propagation import set_span_in_context
+
+from otel_asyncio.emit import names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from opentelemetry.trace import Span, SpanContext
+
+    from otel_asyncio.observe.records import TaskRecord
+
+
+class Place(NamedTuple):
+    """The answer to «where would a task created here and now stand?»."""
+
+    parent: Any
+    """The span or task span to nest under; None for a root."""
+
+    around: Span | None
+    """The span that is current in the context of the new task, ours or not."""
+
+    rooted: bool
+    """Whether it descends from tasks only, with no span of the program above: then it stays out of the context."""
+
+    telemetry: Mapping[str, Any] | None = None
+    """OpenTelemetry's context there, for the sampler and for processors that read baggage."""
+
+    spawner: SpanContext | None = None
+    """The span to link to instead of nesting under it."""
+
+
+make_place: Callable[[tuple[Any, Span | None, bool, Mapping[str, Any] | None, SpanContext | None]], Place]
+make_place = partial(tuple.__new__, Place)
+"""`Place(...)` without the Python-level constructor of a named tuple: it is made for every recorded task."""
+
+ROOT = Place(None, None, rooted=True)
+
+
+class Lineage:
+    """The part of a task's span that knows its place. Its ids are made on first use, outermost first."""
+
+    record: TaskRecord
+    place: Place
+    above: Any
+    """The parent, until the span is closed."""
+
+    dropped = False
+    """Refused by the sampler, or ended and not worth a span: answers with the ids of its parent."""
+
+    yielded = False
+    """A root that leaves its facts to the spans opened in it (request split)."""
+
+    @property
+    def current(self) -> Span:
+        """The span to make current inside the task."""
+        raise NotImplementedError
+
+    @property
+    def identified(self) -> bool:
+        """Whether somebody has asked for the ids: then the span is exported whatever the policy says."""
+        raise NotImplementedError
+
+    def identify(self) -> None:
+        """Make the ids. The parents have theirs."""
+        raise NotImplementedError
+
+    def get_span_context(self) -> SpanContext:
+        """The ids; those of the nearest exported ancestor if this span was dropped."""
+        raise NotImplementedError
+
+    @property
+    def parent_context(self) -> SpanContext | None:
+        """The ids of the parent; None for a root."""
+        if self.above is None:
+            return None
+        context: SpanContext = self.above.get_span_context()
+        return context if context.is_valid else None
+
+    @property
+    def task_links(self) -> tuple[Link, ...]:
+        """The links known when the task is created."""
+        spawner = self.place.spawner
+        return () if spawner is None else (Link(spawner, {names.LINK_TYPE: names.LINK_SPAWNER}),)
+
+    def drop(self) -> None:
+        """Never to be exported: whoever still nests under this nests under its parent, and no chain is kept."""
+        self.dropped = True
+        if isinstance(self.above, Lineage) and self.above.dropped:
+            self.above = self.above.above
+
+    def sampling_context(self) -> Context:
+        """OpenTelemetry's context for the sampler: the one of the creation, or one that has just the parent."""
+        place, parent = self.place, self.parent_context
+        if place.telemetry is not None and self.above is place.around:
+            return cast("Context", place.telemetry)
+        return Context() if parent is None else set_span_in_context(NonRecordingSpan(parent), Context())
+
+    def forwarded(self) -> SpanContext:
+        """The ids that a dropped span answers with."""
+        return self.parent_context or INVALID_SPAN_CONTEXT
+
+
+def identify(span: Lineage) -> None:
+    """Make the ids of a span and of all ancestors that have none. A loop: lineages grow deeper than the stack."""
+    chain = [span]
+    while isinstance(parent := chain[-1].above, Lineage) and not parent.identified:
+        chain.append(parent)
+    for each in reversed(chain):
+        each.identify()

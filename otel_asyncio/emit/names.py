@@ -1,0 +1,48 @@
+"""Every name the package emits, once: the README's tables and other people's queries depend on them."""
+
+from __future__ import annotations
+
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
+
+# Stable names of OpenTelemetry's semantic conventions.
+CODE_FUNCTION_NAME = "code.function.name"
+CODE_FILE_PATH = "code.file.path"
+CODE_LINE_NUMBER = "code.line.number"
+ERROR_TYPE = "error.type"
+EXCEPTION_TYPE = "exception.type"
+EXCEPTION_MESSAGE = "exception.message"
+EXCEPTION_STACKTRACE = "exception.stacktrace"
+
+TASK_NAME = "asyncio.task.name"
+TASK_ID = "asyncio.task.id"
+TASK_KIND = "asyncio.task.kind"
+TASK_OUTCOME = "asyncio.task.outcome"
+TASK_CREATED_FILE = "asyncio.task.created.file"
+TASK_CREATED_LINE = "asyncio.task.created.line"
+TASK_CREATED_FUNCTION = "asyncio.task.created.function"
+TASK_BUSY_TIME = "asyncio.task.busy_time"
+TASK_SCHEDULED_TIME = "asyncio.task.scheduled_time"
+TASK_IDLE_TIME = "asyncio.task.idle_time"
+TASK_STEPS = "asyncio.task.steps"
+TASK_MAX_STEP_TIME = "asyncio.task.max_step_time"
+TASK_MAX_IDLE_TIME = "asyncio.task.max_idle_time"
+TASK_START_DELAY = "asyncio.task.start_delay"
+
+EVENTLOOP_ID = "asyncio.eventloop.id"
+EVENTLOOP_IMPLEMENTATION = "asyncio.eventloop.implementation"
+
+LINK_TYPE = "asyncio.link.type"
+LINK_SPAWNER = "spawner"
+LINK_TASK = "task"
+
+PROBLEM = "asyncio.problem"
+
+
+def task_span(qualname: str) -> str:
+    """The name of a task's span."""
+    return f"task {qualname}"
+
+
+def problem_span(problem: str) -> str:
+    """The name of a span made for a problem that has none of its own."""
+    return f"asyncio.{problem}"

@@ -1,0 +1,132 @@
+"""The one way in which a problem leaves: a count, a line in the log, a span; the last two at a bounded rate."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, Status, StatusCode, format_span_id, format_trace_id
+from opentelemetry.trace.propagation import set_span_in_context
+
+from otel_asyncio.emit import names
+from otel_asyncio.emit.attributes import code_attributes, created_attributes
+from otel_asyncio.observe.records import TaskRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from otel_asyncio.emit.tracing import Tracing
+    from otel_asyncio.observe.counters import Counters
+    from otel_asyncio.observe.problems import Problem
+
+logger = logging.getLogger("otel_asyncio.problem")
+
+_SECOND = 1_000_000_000
+
+
+class Rate:
+    """At most so many a second of each kind."""
+
+    def __init__(self, limit: int, now: Callable[[], int]) -> None:
+        self._limit = limit
+        self._now = now
+        self._windows: dict[str, tuple[int, int]] = {}
+
+    def allows(self, kind: str) -> bool:
+        """Whether one more of this kind fits into the second that runs."""
+        now = self._now()
+        began, count = self._windows.get(kind, (now, 0))
+        if now - began >= _SECOND:
+            began, count = now, 0
+        self._windows[kind] = (began, count + 1)
+        return count < self._limit
+
+
+class ProblemReporter:
+    """Counts every problem; logs it and makes a span of it as far as the rate allows."""
+
+    def __init__(self, tracing: Tracing, counters: Counters, rate: Rate, *, log: bool) -> None:
+        self._tracing = tracing
+        self._counters = counters
+        self._rate = rate
+        self._log = log
+
+    def report(self, problem: Problem) -> None:
+        """Report one problem. What the rate does not let through is counted as dropped."""
+        self._counters.problem(problem.kind)
+        if not self._rate.allows(problem.kind):
+            self._counters.drop("problem")
+            return
+        attributes = _attributes(problem)
+        ids = _ids(problem.record)
+        if self._log:
+            self._write(problem, attributes, ids)
+        record = problem.record
+        if record is not None and record.outcome is not None:
+            self._span(problem, attributes, ids)
+        # Else the task's own span is still to come and carries the problem.
+
+    def _write(self, problem: Problem, attributes: dict[str, Any], ids: SpanContext | None) -> None:
+        extra = dict(attributes)
+        if ids is not None:
+            extra["trace_id"], extra["span_id"] = format_trace_id(ids.trace_id), format_span_id(ids.span_id)
+        logger.warning(
+            "%s: %s: %s, %s, %.3f s",
+            problem.kind,
+            problem.what,
+            attributes[names.CODE_FUNCTION_NAME],
+            _where(attributes),
+            (problem.end - problem.start) / _SECOND,
+            extra=extra,
+        )
+
+    def _span(self, problem: Problem, attributes: dict[str, Any], ids: SpanContext | None) -> None:
+        if ids is None or self._tracing.tracer is None:
+            return
+        span = self._tracing.tracer.start_span(
+            names.problem_span(problem.kind),
+            context=set_span_in_context(NonRecordingSpan(ids), Context()),
+            attributes=attributes,
+            links=[Link(ids, {names.LINK_TYPE: names.LINK_TASK})],
+            start_time=problem.start,
+        )
+        if problem.raised is not None:
+            raised = problem.raised
+            event = {
+                names.EXCEPTION_TYPE: raised.type,
+                names.EXCEPTION_MESSAGE: raised.message,
+                names.EXCEPTION_STACKTRACE: raised.stacktrace,
+            }
+            span.add_event("exception", event, timestamp=problem.end)
+            span.set_status(Status(StatusCode.ERROR, f"{raised.type}: {raised.message}"))
+        span.end(problem.end)
+
+
+def _attributes(problem: Problem) -> dict[str, Any]:
+    attributes: dict[str, Any] = {names.PROBLEM: str(problem.kind)}
+    if problem.code is not None:
+        attributes |= code_attributes(problem.code, problem.qualname)
+    if problem.record is not None:
+        attributes |= created_attributes(problem.record.site)
+        attributes[names.TASK_ID] = problem.record.id
+        if problem.record.name is not None:
+            attributes[names.TASK_NAME] = problem.record.name
+    if problem.raised is not None:
+        attributes[names.ERROR_TYPE] = problem.raised.type
+    return attributes
+
+
+def _where(attributes: dict[str, Any]) -> str:
+    if names.TASK_CREATED_FILE in attributes:
+        return f"created at {attributes[names.TASK_CREATED_FILE]}:{attributes[names.TASK_CREATED_LINE]}"
+    return f"defined at {attributes.get(names.CODE_FILE_PATH)}:{attributes.get(names.CODE_LINE_NUMBER)}"
+
+
+def _ids(record: TaskRecord | None) -> SpanContext | None:
+    """The ids of the task's span, where it has one that is or will be exported."""
+    if record is None or record.span is None:
+        return None
+    if isinstance(record.span, SpanContext):
+        return record.span
+    return record.span.get_span_context()  # type: ignore[no-any-return]

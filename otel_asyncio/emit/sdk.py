@@ -1,0 +1,302 @@
+"""Task spans after the fact, for the SDK's own provider: ids on first use, the span built once, at the end.
+
+A span of the SDK costs 10 to 20 µs from start to end. Most of that buys what nobody asks of a task's span while it is
+open, so `TaskSpan` is a span of the SDK that becomes one when somebody asks: until then it is five references.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.sdk import trace as sdk
+from opentelemetry.sdk.trace import sampling
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
+from opentelemetry.trace import (
+    DEFAULT_TRACE_STATE,
+    INVALID_SPAN_CONTEXT,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+)
+
+from otel_asyncio.emit import names
+from otel_asyncio.emit.attributes import TaskAttributes, end_attributes, start_attributes
+from otel_asyncio.emit.errors import record_error
+from otel_asyncio.emit.lineage import Lineage, identify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from otel_asyncio.emit.lineage import Place
+    from otel_asyncio.observe.records import TaskRecord
+
+_TRACER_PARTS = ("sampler", "resource", "span_processor", "id_generator", "_span_limits", "_instrumentation_scope")
+_SAMPLED = int(TraceFlags.SAMPLED)
+_UNSET = Status(StatusCode.UNSET)
+_RANDOM = 0x02  # TraceFlags.RANDOM_TRACE_ID, W3C Trace Context level 2; not in every supported SDK
+_MANY = 64  # more attributes than a task's span ever has
+
+# Processors whose on_start is known to do nothing, so that calling it late, or never, is the same.
+_SILENT_AT_START = {sdk.SpanProcessor.on_start, BatchSpanProcessor.on_start, SimpleSpanProcessor.on_start}
+_SILENT_AT_ENDING = {sdk.SpanProcessor._on_ending, BatchSpanProcessor._on_ending, SimpleSpanProcessor._on_ending}
+
+
+
+
+def _ids_maker() -> Callable[[tuple[int, int, bool, TraceFlags, TraceState, bool]], SpanContext]:
+    """`SpanContext` without its Python-level constructor, where it is the tuple we know; else the constructor."""
+    probe = SpanContext(1, 2, False, TraceFlags(_SAMPLED), DEFAULT_TRACE_STATE)
+    if isinstance(probe, tuple) and tuple(probe) == (1, 2, False, TraceFlags(_SAMPLED), DEFAULT_TRACE_STATE, True):
+        return partial(tuple.__new__, SpanContext)
+    return lambda parts: SpanContext(*parts[:5])
+
+
+_make_ids = _ids_maker()
+
+
+def supports(tracer: object) -> bool:
+    """Whether this is the SDK's own tracer with the parts that are used here; else the plain API serves."""
+    return type(tracer) is sdk.Tracer and all(hasattr(tracer, part) for part in _TRACER_PARTS)
+
+
+class TaskSpan(Lineage, sdk.Span):
+    """The span of one task. Until somebody touches it, only the record and the way to its parent.
+
+    `__getattr__` is called for what is missing: asked for the ids, it makes the ids; asked for anything else, it runs
+    the SDK's own constructor, after which this is an ordinary span that still ends with its task.
+    """
+
+    extra: Mapping[str, Any] = MappingProxyType({})
+    """What the sampler added to the attributes."""
+
+    decision = sampling.Decision.RECORD_AND_SAMPLE
+    parent_ids: SpanContext | None = None
+
+    __new__ = object.__new__  # the SDK's is there to keep others from making spans, and takes its time
+
+    def __init__(self, spans: SdkSpans, record: TaskRecord, place: Place) -> None:
+        self.spans, self.record, self.place, self.above = spans, record, place, place.parent
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _MADE_LATE:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if name == "_context":
+            identify(self)
+        elif name in _MADE_TO_READ and self.record.outcome is not None:
+            self.spans.settle(self)
+        else:
+            self.spans.materialise(self)
+        return self.__dict__[name]
+
+    @property
+    def current(self) -> sdk.Span:
+        """Itself."""
+        return self
+
+    @property
+    def identified(self) -> bool:
+        """Whether somebody has asked for the ids: then the span is exported whatever the policy says."""
+        return "_context" in self.__dict__
+
+    @property
+    def touched(self) -> bool:
+        """Whether this has become a whole span of the SDK."""
+        return "_lock" in self.__dict__
+
+    def identify(self) -> None:
+        """Make the ids. The parents have theirs."""
+        if self.dropped:
+            self._context = self.forwarded()
+        else:
+            self.spans.identify(self)
+
+    def get_span_context(self) -> SpanContext:
+        """The ids, made now if nobody has asked before."""
+        return self._context  # type: ignore[no-any-return]
+
+    def is_recording(self) -> bool:
+        """True until the task has ended."""
+        return self.record.outcome is None and not self.dropped
+
+    def end(self, end_time: int | None = None) -> None:
+        """Nothing: the span of a task ends with the task."""
+
+    def finish(self, end_time: int) -> None:
+        """End, as a whole span of the SDK."""
+        sdk.Span.end(self, end_time)
+
+
+# What the SDK's constructors set: asked of a span of this version rather than listed.
+_MADE_LATE = frozenset(vars(sdk._Span("", INVALID_SPAN_CONTEXT, limits=sdk.SpanLimits())))
+_MADE_TO_READ = frozenset(vars(sdk.ReadableSpan("")))
+
+
+class SdkSpans:
+    """Opens and closes task spans through the parts of the SDK's tracer."""
+
+    def __init__(self, tracer: Any) -> None:
+        self._tracer = tracer
+        self._is_enabled = getattr(tracer, "_is_enabled", lambda: True)
+        self._multi = tracer.span_processor
+        self._processors: object = None
+        self._silent = False
+        self._children_are_sampled = _samples_children(tracer.sampler)
+        limits = tracer._span_limits
+        self._plain_limits = (
+            getattr(limits, "max_span_attribute_length", None) is None
+            and (getattr(limits, "max_span_attributes", None) or _MANY) >= _MANY
+        )
+        metrics = getattr(tracer, "_tracer_metrics", None)
+        self._metrics = None if metrics is None or type(metrics).__name__ == "NoOpTracerMetrics" else metrics
+
+    def open(self, record: TaskRecord, place: Place) -> TaskSpan | None:
+        """The span of a task about to be made; None if the sampler, or the tracer's configurator, refuses it."""
+        if not self._is_enabled():
+            return None
+        span = TaskSpan(self, record, place)
+        if getattr(self._multi, "_span_processors", None) is not self._processors:
+            self._meet_processors()
+        if not self._silent:
+            self.materialise(span)
+        elif not (self._children_are_sampled or place.rooted):
+            identify(span)
+        return None if span.dropped else span
+
+    def _meet_processors(self) -> None:
+        """Look, once for each set of them, whether any span processor wants to know of a start."""
+        multi = self._multi
+        self._processors = getattr(multi, "_span_processors", None)
+        known = type(multi) is sdk.SynchronousMultiSpanProcessor and isinstance(self._processors, tuple)
+        self._silent = known and all(map(_is_silent, self._processors or ()))
+
+    def identify(self, span: TaskSpan) -> None:
+        """Ask the sampler, as the SDK's `start_span` would, and make the ids."""
+        parent, ids = span.parent_context, self._tracer.id_generator
+        if parent is not None and self._children_are_sampled and parent.trace_flags & _SAMPLED and not parent.is_remote:
+            span._context = _make_ids(
+                (parent.trace_id, ids.generate_span_id(), False, parent.trace_flags, parent.trace_state, True)
+            )
+            return
+        trace_id = ids.generate_trace_id() if parent is None else parent.trace_id
+        result = self._tracer.sampler.should_sample(
+            span.sampling_context(),
+            trace_id,
+            names.task_span(span.record.qualname),
+            SpanKind.INTERNAL,
+            start_attributes(span.record),
+            span.task_links,
+        )
+        span.extra, span.decision = result.attributes or {}, result.decision
+        span.dropped = not result.decision.is_recording()
+        flags = _SAMPLED if result.decision.is_sampled() else 0
+        flags |= _random_flag(ids) if parent is None else parent.trace_flags & _RANDOM
+        span._context = SpanContext(trace_id, ids.generate_span_id(), False, TraceFlags(flags), result.trace_state)
+
+    def materialise(self, span: TaskSpan) -> None:
+        """Become a whole span of the SDK: run its own constructor, with the ids and the start that the span has."""
+        if span.touched:
+            return
+        if not span.identified:
+            identify(span)
+        if span.dropped:
+            return
+        tracer, record, parent = self._tracer, span.record, span.parent_context
+        late = {}
+        if self._metrics is not None:
+            late["record_end_metrics"] = self._metrics.start_span(parent, span.decision)
+        sdk.Span.__init__(
+            span,
+            name=names.task_span(record.qualname),
+            context=span._context,
+            parent=parent,
+            sampler=tracer.sampler,
+            resource=tracer.resource,
+            attributes=start_attributes(record) | dict(span.extra),
+            span_processor=tracer.span_processor,
+            links=span.task_links,
+            instrumentation_info=getattr(tracer, "instrumentation_info", None),
+            limits=tracer._span_limits,
+            instrumentation_scope=tracer._instrumentation_scope,
+            **late,
+        )
+        span.start(start_time=record.wall, parent_context=span.sampling_context())
+
+    def close(self, record: TaskRecord, error: BaseException | None, *, wanted: bool) -> bool:
+        """End a task's span. Returns whether it was handed to the processors."""
+        span: TaskSpan = record.span
+        if not span.identified:
+            if not wanted:
+                span.drop()
+                return False
+            identify(span)
+        if span.dropped:
+            return False
+        if error is not None or span.extra or not self._plain_limits:
+            self.materialise(span)
+        if span.touched:
+            self._finish(span, error)
+        else:
+            self._hand_over(span)
+        return True
+
+    def _finish(self, span: TaskSpan, error: BaseException | None) -> None:
+        end_time = _end_time(span.record)
+        span.set_attributes(end_attributes(span.record))
+        if error is not None:
+            record_error(span, error, end_time)
+        span.above = None
+        span.finish(end_time)
+
+    def _hand_over(self, span: TaskSpan) -> None:
+        """Give the span to the processors as it is: what they read of it is made when they read it."""
+        if self._metrics is not None:
+            self._metrics.start_span(span.parent_context, span.decision)()
+        span.parent_ids, span.above = span.parent_context, None
+        self._tracer.span_processor.on_end(span)
+
+    def settle(self, span: TaskSpan) -> None:
+        """Become readable, after the end. Runs where the span is read: in the exporter's thread, as a rule."""
+        tracer, record = self._tracer, span.record
+        sdk.ReadableSpan.__init__(
+            span,
+            name=names.task_span(record.qualname),
+            context=span._context,
+            parent=span.parent_ids,
+            resource=tracer.resource,
+            attributes=TaskAttributes(record),
+            links=span.task_links,
+            instrumentation_info=getattr(tracer, "instrumentation_info", None),
+            status=_UNSET,
+            start_time=record.wall,
+            end_time=_end_time(record),
+            instrumentation_scope=tracer._instrumentation_scope,
+        )
+
+
+def _end_time(record: TaskRecord) -> int:
+    return record.wall + record.ended - record.created
+
+
+def _samples_children(sampler: object) -> bool:
+    """Whether a sampled local parent means a sampled child with nothing added, so that nobody need be asked."""
+    return sampler is sampling.ALWAYS_ON or (
+        type(sampler) is sampling.ParentBased
+        and getattr(sampler, "_local_parent_sampled", None) is sampling.ALWAYS_ON
+    )
+
+
+def _is_silent(processor: Any) -> bool:
+    return getattr(processor, "ignores_task_spans", False) or (
+        type(processor).on_start in _SILENT_AT_START
+        and getattr(type(processor), "_on_ending", sdk.SpanProcessor._on_ending) in _SILENT_AT_ENDING
+    )
+
+
+def _random_flag(ids: Any) -> int:
+    is_random = getattr(ids, "is_trace_id_random", None)
+    return _RANDOM if is_random is not None and is_random() else 0

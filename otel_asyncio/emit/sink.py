@@ -1,0 +1,98 @@
+"""The listener that makes spans of the facts: where a task stands, and what becomes of it when it ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, TraceFlags
+
+from otel_asyncio.emit.attributes import function_name
+from otel_asyncio.emit.current import SPAN_KEY, context_with, current_telemetry, is_suppressed, telemetry_context
+from otel_asyncio.emit.lineage import ROOT, Place, make_place
+from otel_asyncio.observe.records import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextvars import Context
+    from typing import Any
+
+    from opentelemetry.trace import Span, SpanContext
+
+    from otel_asyncio.emit.problems import ProblemReporter
+    from otel_asyncio.emit.tracing import Tracing
+    from otel_asyncio.observe.problems import Problem
+    from otel_asyncio.observe.records import TaskRecord
+    from otel_asyncio.policy import Policy
+
+_FAILURES = {Outcome.ERROR, Outcome.TIMEOUT}
+
+
+class SpanSink:
+    """Emits task spans and problems. An implementation of `observe.observer.Sink`."""
+
+    def __init__(self, tracing: Tracing, policy: Policy, problems: ProblemReporter) -> None:
+        self._tracing = tracing
+        self._policy = policy
+        self._problems = problems
+        self._root = ROOT._replace(rooted=not policy.root_context) if policy.roots else None
+        self._looks_at_functions = policy.looks_at_functions
+
+    def place(self, context: Context | None, running: TaskRecord | None) -> Place | None:
+        """Where a task created here and now would stand; None if it is not to be recorded."""
+        spans = self._tracing.spans or self._tracing.resolve()
+        if spans is None:
+            return None
+        telemetry = current_telemetry() if context is None else telemetry_context(context)
+        span = telemetry.get(SPAN_KEY)
+        if span is INVALID_SPAN:
+            span = None
+        if len(telemetry) > (span is not None) and is_suppressed(telemetry):
+            return None
+        if type(span) is NonRecordingSpan:
+            return self._under_ids(span, span.get_span_context(), telemetry)
+        if running is not None and running.span.place.around is span and not running.span.yielded:
+            # Nothing was opened since the running task began: it is the innermost, though its span is not current.
+            return make_place((running.span, span, running.span.place.rooted, telemetry, None))
+        if span is None:
+            return self._root
+        if span.is_recording():
+            return make_place((span, span, False, telemetry, None))
+        # It has ended: whatever was started inside it must not drag the rest of its life into that trace.
+        ids = span.get_span_context()
+        if not ids.is_valid:
+            return self._root
+        return self._root and self._root._replace(around=span, spawner=ids) if ids.trace_flags.sampled else None
+
+    def _under_ids(self, span: Span, ids: SpanContext, telemetry: Mapping[str, Any]) -> Place | None:
+        """Under a span that is ids only: not sampled, or a remote parent that a propagator put there."""
+        if ids.trace_flags & TraceFlags.SAMPLED:
+            return Place(span, span, rooted=False, telemetry=telemetry)
+        return None if ids.is_valid else self._root
+
+    def opened(self, record: TaskRecord, place: Place, context: Context | None) -> Context | None:
+        """Open the task's span and make it current in the context of the task, unless the program chose that one."""
+        if self._looks_at_functions:
+            function = function_name(record.code, record.qualname)
+            if not self._policy.selects(function):
+                return context
+            if place.parent is not None and self._policy.detaches(function):
+                place = place._replace(parent=None, spawner=place.parent.get_span_context())
+        spans = self._tracing.spans
+        record.span = span = spans and spans.open(record, place)
+        if span is None or place.rooted or context is not None:
+            return context
+        return context_with(span.current, place.telemetry or {})
+
+    def closed(self, record: TaskRecord, error: BaseException | None) -> None:
+        """End the task's span: hand it over, or drop it where the policy does not want it and nobody asked."""
+        spans, span = self._tracing.spans, record.span
+        if record.outcome not in _FAILURES:
+            error = None
+        wanted = self._policy.wants(record, root=span.place.rooted, yielded=span.yielded)
+        handed = spans is not None and spans.close(record, error, wanted=wanted)
+        # The span knows the record; from here on the record knows only the ids, or the two would be a cycle.
+        record.span = span.get_span_context() if handed else None
+
+    def problem(self, problem: Problem) -> None:
+        """Report a problem."""
+        self._problems.report(problem)

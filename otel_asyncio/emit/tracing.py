@@ -1,0 +1,83 @@
+"""From a tracer provider to the way of making spans that fits it."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace
+from opentelemetry.trace import NoOpTracer, ProxyTracerProvider
+
+from otel_asyncio.emit import names
+from otel_asyncio.emit.api import ApiSpans
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.trace import Tracer, TracerProvider
+
+    from otel_asyncio.emit.requests import RequestSpans
+    from otel_asyncio.emit.sdk import SdkSpans
+    from otel_asyncio.observe.records import TaskRecord
+
+SCOPE = "otel_asyncio"
+
+
+class Tracing:
+    """The way of making spans, found when there is a provider: also one that the program sets later.
+
+    `running` tells the record of the task that runs in this thread, `now` the monotonic time: what the request split
+    needs. `request_split` is the setting.
+    """
+
+    def __init__(
+        self,
+        provider: TracerProvider | None,
+        *,
+        running: Callable[[], TaskRecord | None],
+        now: Callable[[], int],
+        request_split: bool,
+    ) -> None:
+        self.provider = provider
+        self.tracer: Tracer | None = None
+        self.spans: SdkSpans | ApiSpans | None = None
+        self._running = running
+        self._now = now
+        self._request_split = request_split
+        self._requests: RequestSpans | None = None
+        self._known = False
+
+    def resolve(self) -> SdkSpans | ApiSpans | None:
+        """The way of making spans; None as long as there is no provider that records."""
+        if self._known:
+            return self.spans
+        provider: Any = self.provider or trace.get_tracer_provider()
+        if isinstance(provider, ProxyTracerProvider):
+            return None
+        self._known, self.provider = True, provider
+        self.tracer = provider.get_tracer(SCOPE, version("otel-asyncio"), schema_url=names.SCHEMA_URL)
+        if not isinstance(self.tracer, NoOpTracer):
+            self.spans = self._after_the_fact(provider) or ApiSpans(self.tracer)
+        return self.spans
+
+    def _after_the_fact(self, provider: Any) -> SdkSpans | None:
+        """The fast way, where the tracer is the SDK's own and has the parts that it needs."""
+        try:
+            from otel_asyncio.emit import requests, sdk  # noqa: PLC0415 - other providers need not load the SDK
+        except (ImportError, AttributeError, TypeError):
+            return None
+        if not sdk.supports(self.tracer):
+            return None
+        spans = sdk.SdkSpans(self.tracer)
+        self._requests = requests.RequestSpans(
+            spans, self.tracer, self._running, self._now, split=self._request_split
+        )
+        provider.add_span_processor(self._requests)
+        return spans
+
+    def close(self) -> None:
+        """Leave the provider as it was."""
+        if self._requests is not None:
+            self._requests.detach(self.provider)
+            self._requests = None
+        self.spans, self._known = None, True

@@ -1,0 +1,167 @@
+"""The composition root: the only module that knows both asyncio and OpenTelemetry."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
+
+from otel_asyncio.emit.problems import ProblemReporter, Rate
+from otel_asyncio.emit.sink import SpanSink
+from otel_asyncio.emit.tracing import Tracing
+from otel_asyncio.observe.clock import SYSTEM_CLOCK, Clock
+from otel_asyncio.observe.counters import Counters
+from otel_asyncio.observe.install import install_on_classes, install_on_loop
+from otel_asyncio.observe.observation import Observation
+from otel_asyncio.observe.tasks import make_foreign, make_task
+from otel_asyncio.policy import Policy
+from otel_asyncio.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
+logger = logging.getLogger("otel_asyncio")
+
+
+def wire(
+    settings: Settings, tracer_provider: TracerProvider | None, clock: Clock, *, process_wide: bool
+) -> tuple[Observation, Callable[[], None]]:
+    """An observation whose facts become spans of this provider, and the way to take it apart again."""
+    counters = Counters()
+    tracing = Tracing(
+        tracer_provider,
+        running=Observation.running_record,
+        now=clock.monotonic_ns,
+        request_split=settings.request_split,
+    )
+    rate = Rate(settings.problem_rate, clock.monotonic_ns)
+    sink = SpanSink(tracing, Policy(settings), ProblemReporter(tracing, counters, rate, log=settings.problem_log))
+    observation = Observation(sink, clock, counters, process_wide=process_wide)
+    atexit.register(observation.drain)
+
+    def unwire() -> None:
+        atexit.unregister(observation.drain)
+        observation.drain()
+        tracing.close()
+
+    return observation, unwire
+
+
+class AsyncioInstrumentor(BaseInstrumentor):  # type: ignore[misc]
+    """Traces every asyncio task of the process: all loops, made before or after, in every thread, uvloop's too.
+
+    A singleton, like every instrumentor of OpenTelemetry; the entry point `otel_asyncio` makes
+    `opentelemetry-instrument` use it. Does not wrap coroutines, touch signals or start a thread.
+    """
+
+    _undo: Callable[[], None] | None = None
+    observation: Observation | None = None
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        """Nothing beyond the standard library is instrumented."""
+        return ()
+
+    def instrument(
+        self,
+        *,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        settings: Settings | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Start tracing. A second call while instrumented is refused with a warning, as in all instrumentors.
+
+        Args:
+            tracer_provider: where the spans go; default: the global provider, also one that is set later.
+            meter_provider: where the metrics will go; default: the global provider.
+            settings: what is recorded; default: the environment's, `Settings.from_env()`.
+        """
+        super().instrument(
+            tracer_provider=tracer_provider, meter_provider=meter_provider, settings=settings, **kwargs
+        )
+
+    def uninstrument(self, **kwargs: Any) -> None:
+        """Stop tracing: puts back every attribute that is still ours. Tasks that run go on, unobserved."""
+        super().uninstrument(**kwargs)
+
+    def _instrument(self, **kwargs: Any) -> None:
+        settings = kwargs.get("settings") or Settings.from_env()
+        clock = kwargs.get("clock") or SYSTEM_CLOCK
+        self.observation, unwire = wire(settings, kwargs.get("tracer_provider"), clock, process_wide=True)
+        uninstall = install_on_classes(self.observation)
+        _mention_contrib()
+
+        def undo() -> None:
+            uninstall()
+            unwire()
+
+        self._undo = undo
+
+    def _uninstrument(self, **kwargs: Any) -> None:
+        if self._undo is not None:
+            self._undo()
+        self._undo = self.observation = None
+
+
+def task_factory(
+    inner: Callable[..., Any] | None = None,
+    *,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+    settings: Settings | None = None,
+    clock: Clock = SYSTEM_CLOCK,
+) -> Callable[..., Any]:
+    """A factory for `loop.set_task_factory`: alone a complete installation on that loop.
+
+    The loop is hooked when the factory makes its first task and unhooked when the loop closes. To stop earlier, set
+    another factory (or None): tasks made after that are not recorded.
+
+    Args:
+        inner: the factory to make the tasks with, such as `asyncio.eager_task_factory`; default: asyncio's own way.
+            A foreign factory gets exactly the arguments that asyncio would give it.
+        tracer_provider: where the spans go; default: the global provider, also one that is set later.
+        meter_provider: where the metrics will go; default: the global provider.
+        settings: what is recorded; default: the environment's, `Settings.from_env()`.
+        clock: where time comes from; for tests.
+    """
+    del meter_provider  # the instruments over the counters are not there yet
+    observation, _ = wire(settings or Settings.from_env(), tracer_provider, clock, process_wide=False)
+
+    def construct(coro: Any, *, loop: Any, **kwargs: Any) -> Any:
+        return make_task(install_on_loop(observation, loop), loop, coro, **kwargs)
+
+    if inner is None:
+
+        def factory(loop: Any, coro: Any, **kwargs: Any) -> Any:
+            return construct(coro, loop=loop, **kwargs)
+
+        return factory
+
+    if inner is getattr(asyncio, "eager_task_factory", None):
+        # asyncio's own product, with our constructor: anyio recognises it by its code and then starts lazily.
+        return asyncio.create_eager_task_factory(construct)  # type: ignore[attr-defined,no-any-return,unused-ignore]
+
+    def composed(loop: Any, coro: Any, **kwargs: Any) -> Any:
+        state = install_on_loop(observation, loop)
+        return make_foreign(state, inner, coro, kwargs.get("context"), loop, coro, **kwargs)
+
+    return composed
+
+
+def _mention_contrib() -> None:
+    """Say once that contrib's instrumentation of asyncio is on as well: its spans come on top of ours."""
+    module = sys.modules.get("opentelemetry.instrumentation.asyncio")
+    if module is None and find_spec("opentelemetry.instrumentation.asyncio") is None:
+        return
+    logger.info(
+        "otel_asyncio: opentelemetry-instrumentation-asyncio is installed too. Its spans come on top of these; names "
+        "are resolved behind its wrapper. To switch it off: OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=asyncio"
+    )

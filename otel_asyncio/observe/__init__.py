@@ -1,0 +1,1 @@
+"""Facts about asyncio, recorded as integers and handed to a sink. Imports the standard library only."""

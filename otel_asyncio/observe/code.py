@@ -1,0 +1,173 @@
+"""Which code runs in a task and which line made it: looked up once for each code object."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from otel_asyncio.observe.records import Site, make_site
+
+if TYPE_CHECKING:
+    from types import CodeType, FrameType
+
+PACKAGE = str(Path(__file__).parent.parent)
+_ASYNCIO = str(Path(asyncio.__file__).parent)
+
+# Coroutines that other tools put around the user's: where the user's own is found in their frame.
+_WRAPPERS = {
+    "TaskHandle._run_coro": "self._coro",  # anyio
+    "AsyncioInstrumentor.trace_coroutine": "coro",  # opentelemetry-instrumentation-asyncio
+    "_task_with_sentry_span_creation": "coro",  # sentry-sdk
+    "traced_coro": "coro",  # ddtrace
+    "Monitor._coro_wrapper": "coro",  # aiomonitor
+}
+_UVLOOP_MAIN = "run.<locals>.wrapper"
+_WRAPPER_DEPTH = 8
+
+# What a loop's end runs for itself: a Runner passes these through create_task like anybody's coroutine.
+_HOUSEKEEPING = {"shutdown_asyncgens", "shutdown_default_executor"}
+
+# The last frames of asyncio below which lies not the maker of a task but whoever runs the loop.
+_ENTRY_POINTS = {
+    "Handle._run",
+    "run_coroutine_threadsafe.<locals>.callback",
+    "StreamReaderProtocol.connection_made",
+    "BaseEventLoop._asyncgen_finalizer_hook",
+    "BaseEventLoop.run_forever",
+    "BaseEventLoop.run_until_complete",
+    "Runner.run",
+}
+
+_CACHE_SIZE = 10_000
+
+
+class CodeInfo(NamedTuple):
+    """What is known of a code object. `code` keeps it alive, so that its id stays its own."""
+
+    code: CodeType | None
+    module: str
+    file: str | None
+    line: int | None
+    internal: bool
+    wrapped: str | None
+    housekeeping: bool
+    entry_point: bool
+
+
+# The ids of code that a search for the maker of a task passes over, so that the search is one look-up a frame.
+_passed: set[int] = set()
+
+_UNKNOWN = CodeInfo(None, "", None, None, False, None, False, False)
+_infos: dict[int, CodeInfo] = {}
+
+
+def info_of(code: CodeType, module: str | None = None) -> CodeInfo:
+    """The facts of a code object; cached by identity, because the hash of a code object reads all of it."""
+    info = _infos.get(id(code))
+    if info is None:
+        if len(_infos) >= _CACHE_SIZE:
+            _infos.clear()
+            _passed.clear()
+        info = _infos[id(code)] = _inspect(code, module)
+        if info.internal and not info.entry_point:
+            _passed.add(id(code))
+    return info
+
+
+def _inspect(code: CodeType, module: str | None) -> CodeInfo:
+    file, qualname = code.co_filename, code.co_qualname
+    in_asyncio = file.startswith(_ASYNCIO)
+    return CodeInfo(
+        code=code,
+        module=module or "",
+        file=file,
+        line=code.co_firstlineno,
+        internal=in_asyncio or file.startswith(PACKAGE) or "/anyio/" in file or "/uvloop/" in file,
+        wrapped=_wrapped_name(code),
+        housekeeping=code.co_name in _HOUSEKEEPING and (in_asyncio or "uvloop" in file),
+        entry_point=in_asyncio and qualname in _ENTRY_POINTS,
+    )
+
+
+def _wrapped_name(code: CodeType) -> str | None:
+    if code.co_qualname == _UVLOOP_MAIN and "/uvloop/" in code.co_filename:
+        return "main"
+    return _WRAPPERS.get(code.co_qualname) or _WRAPPERS.get(code.co_name)
+
+
+def describe(coro: Any) -> tuple[CodeInfo, str]:
+    """The code and the qualified name of the user's coroutine, behind known wrappers.
+
+    Any awaitable that a task accepts will do: what has no code or no name is described by its type.
+    """
+    try:
+        info = _infos[id(coro.cr_code)]
+    except (AttributeError, KeyError):
+        return _describe_new(coro)
+    return (info, coro.__qualname__) if info.wrapped is None else _describe_new(coro)
+
+
+def _describe_new(coro: Any) -> tuple[CodeInfo, str]:
+    info = _UNKNOWN
+    for _ in range(_WRAPPER_DEPTH):
+        code = getattr(coro, "cr_code", None)
+        if code is None:
+            return _describe_other(coro)
+        frame = coro.cr_frame
+        info = info_of(code, frame.f_globals.get("__name__") if frame is not None else None)
+        if info.wrapped is None or (inner := _unwrap(coro, info.wrapped)) is None:
+            break
+        coro = inner
+    return info, coro.__qualname__
+
+
+def _unwrap(coro: Any, path: str) -> Any:
+    if coro.cr_frame is None:
+        return None
+    name, _, attribute = path.partition(".")
+    inner = coro.cr_frame.f_locals.get(name)
+    return getattr(inner, attribute, None) if attribute else inner
+
+
+def _describe_other(coro: Any) -> tuple[CodeInfo, str]:
+    """Generator-based coroutines, `asend()` and `athrow()` of an async generator, Cython's, user-made ones."""
+    if not hasattr(coro, "gi_code") and type(coro).__module__ == "builtins":
+        coro = next((item for item in gc.get_referents(coro) if hasattr(item, "ag_code")), coro)
+    code = getattr(coro, "gi_code", None) or getattr(coro, "ag_code", None)
+    frame = getattr(coro, "gi_frame", None) or getattr(coro, "ag_frame", None)
+    module = frame.f_globals.get("__name__") if frame is not None else type(coro).__module__
+    qualname = getattr(coro, "__qualname__", None) or getattr(coro, "__name__", None)
+    info = info_of(code, module) if code is not None else _UNKNOWN._replace(module=module)
+    return info, qualname if isinstance(qualname, str) else type(coro).__qualname__
+
+
+def creation_site(depth: int) -> Site | None:
+    """The first frame outside asyncio, anyio, uvloop and this package, `depth` callers up.
+
+    None where a task was made by the loop itself: below a callback's frames lies whoever runs the loop, and that is
+    not the line to blame. Nested in a running loop only; the task of `asyncio.run` is made by the line that calls it.
+    """
+    frame: FrameType | None = sys._getframe(depth)
+    while frame is not None:
+        code = frame.f_code
+        if id(code) not in _passed:
+            info = _infos.get(id(code)) or info_of(code, frame.f_globals.get("__name__"))
+            if not info.internal:
+                return make_site((code, frame.f_lasti))
+            if info.entry_point and asyncio._get_running_loop() is not None:
+                return None
+        frame = frame.f_back
+    return None
+
+
+def called_from(depth: int, names: frozenset[str]) -> str | None:
+    """The first of the internal callers, `depth` frames up, whose qualified name is in `names`."""
+    frame: FrameType | None = sys._getframe(depth)
+    while frame is not None and info_of(frame.f_code, frame.f_globals.get("__name__")).internal:
+        if frame.f_code.co_qualname in names:
+            return frame.f_code.co_qualname
+        frame = frame.f_back
+    return None

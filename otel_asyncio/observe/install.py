@@ -1,0 +1,224 @@
+"""Putting the hooks where asyncio and uvloop look, and taking back what is still ours."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import inspect
+import sys
+import weakref
+from asyncio import base_events
+from contextlib import suppress
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any
+
+from otel_asyncio.observe.steps import make_call_soon
+from otel_asyncio.observe.tasks import make_foreign, make_task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import CodeType
+
+    from otel_asyncio.observe.loops import LoopState
+    from otel_asyncio.observe.observation import Observation
+
+_EAGER_FACTORY: CodeType | None = getattr(getattr(asyncio, "eager_task_factory", None), "__code__", None)
+
+_NOT_GIVEN: Any = object()  # a factory gets the keywords that the program gave, and no others
+
+
+def replace(owner: Any, name: str, ours: Any) -> Callable[[], None]:
+    """Set an attribute; what is returned puts back what was there, if what is there is still ours."""
+    before = vars(owner).get(name, replace)
+    setattr(owner, name, ours)
+
+    def undo() -> None:
+        if vars(owner).get(name) is not ours:
+            return
+        if before is replace:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+
+    return undo
+
+
+def undo_all(undos: list[Callable[[], None]]) -> None:
+    """Undo in the reverse order."""
+    while undos:
+        undos.pop()()
+
+
+def install_on_classes(observation: Observation) -> Callable[[], None]:
+    """Observe every loop of the process, those that exist and those to come, in every thread."""
+    undos = _hook_class(observation, base_events.BaseEventLoop)
+    undos.append(_watch_registrations(observation))
+    if "uvloop" in sys.modules:
+        undos += _hook_class(observation, sys.modules["uvloop"].Loop)
+    else:
+        undos.append(_when_imported("uvloop", lambda module: undos.extend(_hook_class(observation, module.Loop))))
+    _adopt_running(observation)
+    return lambda: undo_all(undos)
+
+
+def _hook_class(observation: Observation, cls: Any) -> list[Callable[[], None]]:
+    def call_exception_handler(self: Any, context: Any) -> None:
+        observation.handler_called(context)
+        original_handler(self, context)
+
+    def close(self: Any) -> None:
+        original_close(self)
+        observation.loop_closed(self)
+
+    original_handler, original_close = cls.call_exception_handler, cls.close
+    return [
+        replace(cls, "call_soon", make_call_soon(observation, cls.call_soon)),
+        replace(cls, "create_task", make_create_task(observation, cls.create_task)),
+        replace(cls, "call_exception_handler", call_exception_handler),
+        replace(cls, "close", close),
+    ]
+
+
+def make_create_task(observation: Observation, original: Callable[..., Any]) -> Callable[..., Any]:
+    """The `create_task` that makes observed tasks, for a class whose own is `original`.
+
+    A factory that the program has set wins and is composed with; `get_task_factory()` goes on telling the truth.
+    """
+    accepts = _keywords_of(original)
+    state_of = observation.state_of
+
+    def create_task(
+        self: Any, coro: Any, *, name: Any = _NOT_GIVEN, context: Any = _NOT_GIVEN, **extra: Any
+    ) -> Any:
+        factory = self.get_task_factory()
+        plain = type(coro) is CoroutineType or asyncio.iscoroutine(coro)
+        if plain and factory is None and not self.is_closed() and (not extra or accepts.issuperset(extra)):
+            name, context = name if name is not _NOT_GIVEN else None, context if context is not _NOT_GIVEN else None
+            return make_task(state_of(self), self, coro, name, context, **extra)
+        if name is not _NOT_GIVEN:
+            extra["name"] = name
+        if context is not _NOT_GIVEN:
+            extra["context"] = context
+        if not plain or self.is_closed() or not accepts.issuperset(extra):
+            return original(self, coro, **extra)  # what asyncio refuses, asyncio refuses in its own words
+        if _makes_stock_tasks_eagerly(factory):
+            return make_task(state_of(self), self, coro, **{"eager_start": True} | extra)
+        return make_foreign(state_of(self), original, coro, extra.get("context"), self, coro, **extra)
+
+    return create_task
+
+
+def _keywords_of(original: Callable[..., Any]) -> set[str]:
+    """Which keywords the loop's own `create_task` takes: `eager_start` since it takes any (3.13.3, 3.14)."""
+    code = getattr(original, "__code__", None)
+    takes_any = sys.version_info >= (3, 13) if code is None else bool(code.co_flags & inspect.CO_VARKEYWORDS)
+    return {"name", "context"} | ({"eager_start"} if takes_any else set())
+
+
+def _makes_stock_tasks_eagerly(factory: Any) -> bool:
+    """Whether this is `asyncio.eager_task_factory`, which may then be done with our class.
+
+    By its code, as anyio knows it: every product of `create_eager_task_factory` has the same.
+    """
+    if _EAGER_FACTORY is None or getattr(factory, "__code__", None) is not _EAGER_FACTORY:
+        return False
+    cell = factory.__closure__[_EAGER_FACTORY.co_freevars.index("custom_task_constructor")]
+    return cell.cell_contents is asyncio.tasks.Task
+
+
+def _watch_registrations(observation: Observation) -> Callable[[], None]:
+    """See the eager tasks that `asyncio.Task(..., eager_start=True)` makes on 3.12 and 3.13, as aiohttp does there.
+
+    Their first step is announced to nobody, but one that suspends is then added to `_scheduled_tasks`, a WeakSet
+    written in Python. (3.14 keeps a list in C, and aiohttp uses `create_task` there.)
+    """
+    registry = getattr(asyncio.tasks, "_scheduled_tasks", None)
+    if not isinstance(registry, weakref.WeakSet):
+        return lambda: None
+    original = registry.add
+
+    def add(task: Any) -> None:
+        original(task)
+        if not hasattr(task, "_otel_asyncio"):
+            observation.registered(task)
+
+    return replace(registry, "add", add)
+
+
+def _adopt_running(observation: Observation) -> None:
+    """Take in the tasks of the loop that runs here and now. Those of other threads follow at their next step."""
+    loop = asyncio._get_running_loop()
+    for task in asyncio.all_tasks(loop) if loop is not None else ():
+        if not hasattr(task, "_otel_asyncio"):
+            observation.adopt(loop, task, _context_of(task))
+
+
+def _context_of(task: Any) -> Any:
+    return task.get_context() if hasattr(task, "get_context") else None
+
+
+def install_on_loop(observation: Observation, loop: Any) -> LoopState:
+    """Observe this one loop: attributes of the instance, which hold the loop weakly, or it would not be freed."""
+    state: LoopState | None = getattr(loop, "_otel_asyncio", None)
+    if state is not None and (state.observation is observation or state.observation.process_wide):
+        return state
+    cls, ref = type(loop), weakref.ref(loop)
+    announce = make_call_soon(observation, cls.call_soon)
+
+    def call_soon(callback: Any, *args: Any, context: Any = None) -> Any:
+        return announce(ref(), callback, *args, context=context)
+
+    def call_exception_handler(context: Any) -> None:
+        observation.handler_called(context)
+        cls.call_exception_handler(ref(), context)
+
+    def close() -> None:
+        alive = ref()
+        cls.close(alive)
+        observation.loop_closed(alive)
+        undo_all(undos)
+
+    undos = [
+        replace(loop, "call_soon", call_soon),
+        replace(loop, "call_exception_handler", call_exception_handler),
+        replace(loop, "close", close),
+    ]
+    return observation.enrol(loop)
+
+
+class _ImportHook:
+    """A finder that looks for one module once, and lets something happen after it has been executed."""
+
+    def __init__(self, name: str, then: Callable[[Any], None]) -> None:
+        self.name = name
+        self.then = then
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: Any = None
+    ) -> ModuleSpec | None:
+        """Find the module as the others would, and wrap its execution."""
+        if name != self.name:
+            return None
+        self.remove()
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute, loader = spec.loader.exec_module, spec.loader
+
+            def exec_module(module: Any) -> None:
+                execute(module)
+                self.then(module)
+
+            loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+    def remove(self) -> None:
+        """Stop looking."""
+        with suppress(ValueError):
+            sys.meta_path.remove(self)  # type: ignore[arg-type]
+
+
+def _when_imported(name: str, then: Callable[[Any], None]) -> Callable[[], None]:
+    hook = _ImportHook(name, then)
+    sys.meta_path.insert(0, hook)  # type: ignore[arg-type]
+    return hook.remove

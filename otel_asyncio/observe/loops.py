@@ -1,0 +1,147 @@
+"""What is known of each event loop: its live tasks, the task that runs now, and how a new one is taken in."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from otel_asyncio.observe.code import called_from, creation_site, describe
+from otel_asyncio.observe.records import Kind, TaskRecord, Unrecorded
+
+if TYPE_CHECKING:
+    from contextvars import Context
+
+    from otel_asyncio.observe.observation import Observation
+
+_KIND_BY_CALLER = {
+    "Runner.run": Kind.MAIN,
+    "BaseEventLoop.run_until_complete": Kind.MAIN,
+    "run_coroutine_threadsafe.<locals>.callback": Kind.THREADSAFE,
+}
+_KIND_CALLERS = frozenset(_KIND_BY_CALLER)
+
+# A task made by the loop itself, from a callback, has no line of the program to its name.
+_MADE_BY_THE_LOOP = {Kind.THREADSAFE, Kind.ASYNCGEN_FINALIZER}
+
+_ids_in_use: set[int] = set()
+_ids_lock = threading.Lock()
+
+
+def _lowest_free_id() -> int:
+    with _ids_lock:
+        number = next(n for n in range(len(_ids_in_use) + 1) if n not in _ids_in_use)
+        _ids_in_use.add(number)
+        return number
+
+
+class LoopState:
+    """One loop, as one observation sees it. Touched by the thread that runs the loop only."""
+
+    __slots__ = (
+        "__weakref__",
+        "alive",
+        "closed",
+        "expected",
+        "id",
+        "implementation",
+        "observation",
+        "running",
+        "shard",
+        "step",
+        "unrecorded",
+    )
+
+    def __init__(self, observation: Observation, loop: Any) -> None:
+        self.observation = observation
+        self.step = observation.step
+        self.id = _lowest_free_id()
+        self.implementation = implementation_of(loop)
+        self.shard = observation.counters.shard()
+        self.alive: set[TaskRecord] = set()
+        self.closed = False
+        self.running: TaskRecord | None = None
+        self.expected: TaskRecord | None = None
+        self.unrecorded = Unrecorded(self)
+        weakref.finalize(loop, self._loop_is_gone, self.id, observation.counters.retire, self.shard).atexit = False
+
+    @staticmethod
+    def _loop_is_gone(number: int, retire: Any, shard: Any) -> None:
+        with _ids_lock:
+            _ids_in_use.discard(number)
+        retire(shard)
+
+    def admit(self, coro: Any, context: Context | None, *, eager: bool) -> tuple[Any, Context | None]:
+        """The record for a task about to be made of `coro`, and the context to make it in."""
+        observation = self.observation
+        if observation.creation.failed:
+            return self.unrecorded, context
+        try:
+            place = observation.sink.place(context, self.running)
+            if place is None:
+                return self.unrecorded, context
+            code, qualname = describe(coro)
+            if code.housekeeping:
+                return self.unrecorded, context
+            kind = Kind.EAGER if eager else Kind.TASK if self.running is not None else self._kind_from_outside(coro)
+            site = None if kind in _MADE_BY_THE_LOOP else creation_site(3)
+            clock = observation.clock
+            record = TaskRecord(self, clock.monotonic_ns(), clock.wall_ns(), kind, code, qualname, site)
+            context = observation.sink.opened(record, place, context)
+        except Exception as error:  # noqa: BLE001 - the border of the package
+            observation.creation.fail(error)
+            return self.unrecorded, context
+        return (record, context) if record.span is not None else (self.unrecorded, context)
+
+    def _kind_from_outside(self, coro: Any) -> Kind:
+        """The kind of a task that no observed task has made: by a callback, or before the loop runs."""
+        if type(coro).__name__ == "async_generator_athrow":
+            return Kind.ASYNCGEN_FINALIZER
+        caller = called_from(3, _KIND_CALLERS)
+        if caller is None and self.implementation == "uvloop":
+            # Its run_until_complete is compiled and leaves no frame; what it calls is ensure_future.
+            caller = called_from(3, frozenset({"_ensure_future", "ensure_future"}))
+            return Kind.MAIN if caller is not None and self.observation.is_idle() else Kind.TASK
+        return _KIND_BY_CALLER.get(caller or "", Kind.TASK)
+
+    def admit_unknown(self, task: Any, context: Context | None, *, born: bool) -> Any:
+        """The record of a task that was made past us, if it is to have one.
+
+        A coroutine that has not run yet was made just now, by `asyncio.Task(...)` on a line we can still see. One
+        that has was running before we came, and nobody knows who made it.
+        """
+        observation = self.observation
+        if observation.creation.failed:
+            return self.unrecorded
+        try:
+            coro = task.get_coro()
+            suspended = getattr(coro, "cr_suspended", getattr(coro, "gi_suspended", False))
+            known = born or not suspended
+            place = observation.sink.place(context, self.running if known else None)
+            if place is None:
+                return self.unrecorded
+            code, qualname = describe(coro)
+            kind = (Kind.EAGER if suspended else Kind.TASK) if known else Kind.ADOPTED
+            site = creation_site(3) if known else None
+            clock = observation.clock
+            record = TaskRecord(self, clock.monotonic_ns(), clock.wall_ns(), kind, code, qualname, site)
+            observation.sink.opened(record, place, context)
+        except Exception as error:  # noqa: BLE001 - the border of the package
+            observation.creation.fail(error)
+            return self.unrecorded
+        return record if record.span is not None else self.unrecorded
+
+    def take(self, task: Any, record: Any) -> None:
+        """From now on this task, which is not of our class, has this record."""
+        task._otel_asyncio = record
+        if record.timed:
+            record.begin(task)
+        self.shard.started += 1
+
+
+def implementation_of(loop: Any) -> str:
+    """`asyncio`, `uvloop` or `other` (`asyncio.eventloop.implementation`)."""
+    modules = {cls.__module__.partition(".")[0] for cls in type(loop).__mro__}
+    if "uvloop" in modules:
+        return "uvloop"
+    return "asyncio" if "asyncio" in modules else "other"

@@ -1,0 +1,182 @@
+"""One observation: the clock, the sink, the counters, and what is done when a task ends or dies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from otel_asyncio.observe.loops import LoopState
+from otel_asyncio.observe.observer import Guard
+from otel_asyncio.observe.problems import Problem, ProblemKind, from_handler
+from otel_asyncio.observe.records import Outcome, TaskRecord
+from otel_asyncio.observe.steps import make_step, make_unrecorded_step, takes_handles_directly
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextvars import Context
+
+    from otel_asyncio.observe.clock import Clock
+    from otel_asyncio.observe.counters import Counters
+    from otel_asyncio.observe.observer import Sink
+
+_EXITS = (SystemExit, KeyboardInterrupt, GeneratorExit)
+
+
+class Observation:
+    """What all loops of one installation share.
+
+    `outbox` holds what was noticed inside a finalizer. A finalizer runs anywhere, also while this very thread holds a
+    lock of a span processor, so what it notices waits there until a task ends, a loop closes or somebody drains it.
+    """
+
+    def __init__(self, sink: Sink, clock: Clock, counters: Counters, *, process_wide: bool) -> None:
+        self.sink = sink
+        self.process_wide = process_wide
+        self.clock = clock
+        self.counters = counters
+        self.outbox: deque[TaskRecord | Problem] = deque()
+        self.direct: set[type] = set()
+        self.creation, self.ending, self.problems = Guard("creation"), Guard("ending"), Guard("problems")
+        self.step = make_step(self)
+        self.unrecorded_step = make_unrecorded_step(self)
+
+    def state_of(self, loop: Any) -> LoopState:
+        """The state of a loop; made, and put on the loop, when the loop is first seen."""
+        try:
+            return loop._otel_asyncio  # type: ignore[no-any-return]
+        except AttributeError:
+            return self.enrol(loop)
+
+    def enrol(self, loop: Any) -> LoopState:
+        """Take a loop in."""
+        state = loop._otel_asyncio = LoopState(self, loop)
+        if takes_handles_directly(type(loop)):
+            self.direct.add(type(loop))
+        return state
+
+    @staticmethod
+    def is_idle() -> bool:
+        """Whether no loop runs in this thread."""
+        return asyncio._get_running_loop() is None
+
+    @staticmethod
+    def running_record() -> TaskRecord | None:
+        """The record of the task whose step runs in this thread now."""
+        state = getattr(asyncio._get_running_loop(), "_otel_asyncio", None)
+        return None if state is None else state.running
+
+    def adopt(self, loop: Any, task: Any, context: Context | None) -> Any:
+        """A task that was made past us announces a step."""
+        state = self.state_of(loop)
+        record, state.expected = state.expected, None
+        if record is None:
+            record = state.admit_unknown(task, context, born=False)
+        state.take(task, record)
+        return record
+
+    def registered(self, task: Any) -> None:
+        """A task that was made past us, eagerly, has just suspended for the first time."""
+        loop = task.get_loop()
+        state = getattr(loop, "_otel_asyncio", None)
+        if state is not None and state.observation is self:
+            record, state.expected = state.expected, None
+            state.take(task, record or state.admit_unknown(task, task.get_context(), born=True))
+
+    def finish(self, record: TaskRecord, task: Any) -> None:
+        """A recorded task's last step is over."""
+        try:
+            record.name = task.get_name()
+            # Not exception(): that would mark the exception as retrieved.
+            error = None if task.cancelled() else task._exception
+            outcome = _outcome(task, error)
+            record.end(outcome, record.suspended)
+            record.loop.shard.ended[outcome] += 1
+            self._close(record, error)
+        except Exception as failure:  # noqa: BLE001 - the border of the package
+            self.ending.fail(failure)
+
+    def finish_unrecorded(self, task: Any) -> None:
+        """The last step of a task without a record is over."""
+        outcome = _outcome(task, None if task.cancelled() else task._exception)
+        task._otel_asyncio.loop.shard.ended[outcome] += 1
+        if self.outbox:
+            self.drain()
+
+    def _close(self, record: TaskRecord, error: BaseException | None) -> None:
+        if not self.ending.failed:
+            self.sink.closed(record, error)
+        if self.outbox:
+            self.drain()
+
+    def loop_closed(self, loop: Any) -> None:
+        """Whatever is pending on a closed loop stays so."""
+        state: LoopState | None = getattr(loop, "_otel_asyncio", None)
+        if state is None or state.closed:
+            return
+        state.closed = True
+        try:
+            now = self.clock.monotonic_ns()
+            for record in tuple(state.alive):
+                self._end_unfinished(record, Outcome.PENDING, now)
+            left = sum(1 for task in asyncio.all_tasks(loop) if _record_of(task) is state.unrecorded)
+            state.shard.ended[Outcome.PENDING] += left
+            self.drain()
+        except Exception as failure:  # noqa: BLE001 - the border of the package
+            self.ending.fail(failure)
+
+    def _end_unfinished(self, record: TaskRecord, outcome: Outcome, now: int) -> None:
+        task = record.task and record.task()
+        if task is not None:
+            record.name = task.get_name()
+        record.end(outcome, now)
+        record.loop.shard.ended[outcome] += 1
+        if not self.ending.failed:
+            self.sink.closed(record, None)
+
+    def handler_called(self, context: Mapping[str, Any]) -> None:
+        """Python reports something to a loop's exception handler, from a finalizer perhaps: note it, say nothing."""
+        if self.problems.failed:
+            return
+        try:
+            task = context.get("task") or context.get("future")
+            if not isinstance(task, asyncio.Task):
+                return
+            record = _record_of(task)
+            problem = from_handler(context, record, self.clock.monotonic_ns(), self.clock.wall_ns())
+            if problem is None:
+                return
+            if problem.kind is ProblemKind.TASK_DESTROYED_PENDING:
+                self._note_destroyed(task, record)
+            self.outbox.append(problem)
+        except Exception as failure:  # noqa: BLE001 - the border of the package
+            self.problems.fail(failure)
+
+    def _note_destroyed(self, task: Any, record: Any) -> None:
+        if isinstance(record, TaskRecord):
+            record.name = task.get_name()
+            record.problem = ProblemKind.TASK_DESTROYED_PENDING
+        elif record is not None and not record.loop.closed:
+            record.loop.shard.ended[Outcome.DESTROYED] += 1
+
+    def drain(self) -> None:
+        """Emit what waits in the outbox. Called where no finalizer runs."""
+        while self.outbox:
+            item = self.outbox.popleft()
+            try:
+                if isinstance(item, Problem):
+                    self.sink.problem(item)
+                elif item.outcome is None:
+                    self._end_unfinished(item, Outcome.DESTROYED, self.clock.monotonic_ns())
+            except Exception as failure:  # noqa: BLE001 - the border of the package
+                self.problems.fail(failure)
+
+
+def _record_of(task: Any) -> Any:
+    return getattr(task, "_otel_asyncio", None)
+
+
+def _outcome(task: Any, error: BaseException | None) -> Outcome:
+    if error is None:
+        return Outcome.CANCELLATION if task.cancelled() else Outcome.SUCCESS
+    return Outcome.EXIT if isinstance(error, _EXITS) else Outcome.ERROR

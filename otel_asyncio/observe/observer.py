@@ -1,0 +1,58 @@
+"""What listens to the facts, and what happens when a listener fails."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from contextvars import Context
+
+    from otel_asyncio.observe.problems import Problem
+    from otel_asyncio.observe.records import TaskRecord
+
+logger = logging.getLogger("otel_asyncio")
+
+
+class Sink(Protocol):
+    """Receives every fact once it is complete. May raise: the observation guards each call.
+
+    Nothing it returns but the place and the context flows back into the program.
+    """
+
+    def place(self, context: Context | None, running: TaskRecord | None) -> Any:
+        """Where a task created here and now would stand in a trace; None if it is not to be recorded.
+
+        `context` is the one the task will run in, where the program chose one; `running` is the record of the task
+        that creates it. Called for every task, so it neither allocates nor formats for one that is not recorded.
+        """
+        ...
+
+    def opened(self, record: TaskRecord, place: Any, context: Context | None) -> Context | None:
+        """The task is about to be made. Returns the context to make it in (None: a copy of the current one)."""
+        ...
+
+    def closed(self, record: TaskRecord, error: BaseException | None) -> None:
+        """The task has ended."""
+        ...
+
+    def problem(self, problem: Problem) -> None:
+        """Something happened that a person should look at."""
+        ...
+
+
+class Guard:
+    """The border of the package: what fails behind it is logged once, by name, and not called again."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.failed = False
+
+    def fail(self, error: BaseException) -> None:
+        """Log the first failure and switch this observer off."""
+        if not self.failed:
+            self.failed = True
+            logger.error(
+                "otel_asyncio: observing the %s of tasks failed and is switched off; the program goes on", self.name,
+                exc_info=error,
+            )

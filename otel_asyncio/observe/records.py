@@ -1,0 +1,179 @@
+"""The facts kept of one task: slotted, integer nanoseconds, no judgement."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Callable
+from enum import StrEnum
+from functools import partial
+from types import CodeType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from otel_asyncio.observe.code import CodeInfo
+    from otel_asyncio.observe.loops import LoopState
+
+
+class Kind(StrEnum):
+    """How a task came to be (`asyncio.task.kind`)."""
+
+    __hash__ = str.__hash__  # the one of Enum is written in Python, and these are keys on a hot path
+
+    TASK = "task"
+    MAIN = "main"
+    EAGER = "eager"
+    THREADSAFE = "threadsafe"
+    ASYNCGEN_FINALIZER = "asyncgen_finalizer"
+    ADOPTED = "adopted"
+    ROOT_SEGMENT = "root_segment"
+
+
+class Outcome(StrEnum):
+    """How a task ended (`asyncio.task.outcome`)."""
+
+    __hash__ = str.__hash__  # the one of Enum is written in Python, and these are keys on a hot path
+
+    SUCCESS = "success"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    CANCELLATION = "cancellation"
+    EXIT = "exit"
+    PENDING = "pending"
+    DESTROYED = "destroyed"
+
+
+class Site(NamedTuple):
+    """A place in the code: cheap to take, turned into a line number only when somebody reads it."""
+
+    code: CodeType
+    instruction: int
+
+    @property
+    def line(self) -> int:
+        """The line of the instruction; the first line of the function where the compiler left none."""
+        for start, end, line in self.code.co_lines():
+            if start <= self.instruction < end and line is not None:
+                return line
+        return self.code.co_firstlineno
+
+
+make_site: Callable[[tuple[CodeType, int]], Site] = partial(tuple.__new__, Site)
+"""`Site(...)` without the Python-level constructor of a named tuple, which costs more than the walk to the line."""
+
+
+class Split(NamedTuple):
+    """The three-way split of an interval of a task's life, in nanoseconds, and what was counted in it."""
+
+    busy: int
+    scheduled: int
+    idle: int
+    steps: int
+
+
+_next_id = itertools.count(1).__next__
+
+
+class TaskRecord:
+    """One task's life, written by its steps.
+
+    The step that runs now is not yet part of `busy`: `split(now)` adds what has passed of it.
+    """
+
+    timed = True
+
+    __slots__ = (
+        "__weakref__",
+        "busy",
+        "code",
+        "created",
+        "ended",
+        "first_step",
+        "id",
+        "kind",
+        "loop",
+        "max_idle",
+        "max_step",
+        "name",
+        "outcome",
+        "problem",
+        "qualname",
+        "ready",
+        "scheduled",
+        "site",
+        "span",
+        "step",
+        "step_started",
+        "steps",
+        "suspended",
+        "task",
+        "wall",
+    )
+
+    def __init__(
+        self, loop: LoopState, now: int, wall: int, kind: Kind, code: CodeInfo, qualname: str, site: Site | None
+    ) -> None:
+        self.loop = loop
+        self.step: Callable[..., None] = loop.step
+        self.created = self.ready = self.suspended = now
+        self.wall = wall
+        self.kind = kind
+        self.code = code
+        self.qualname = qualname
+        self.site = site
+        self.busy = self.scheduled = self.max_step = self.max_idle = self.steps = self.step_started = 0
+        self.outcome: Outcome | None = None
+        self.span: Any = None
+        self.task: weakref.ref[asyncio.Task[Any]] | None = None
+        self.problem: str | None = None
+        self.name: str | None = None
+        self.id = _next_id()
+
+    def begin(self, task: asyncio.Task[Any]) -> None:
+        """Take the place among the loop's live records; from now on the task's death is noticed, however it dies."""
+        self.task = weakref.ref(task, self.lost)
+        self.loop.alive.add(self)
+
+    def lost(self, _: object) -> None:
+        """The task is gone without having ended. Runs in a finalizer, where nothing may be emitted."""
+        self.task = None
+        self.loop.observation.outbox.append(self)
+
+    def abandon(self) -> None:
+        """The task could not be made after all."""
+        self.task = None
+        self.loop.alive.discard(self)
+
+    def end(self, outcome: Outcome, now: int) -> None:
+        """The last transition: nothing of the record changes any more."""
+        assert self.outcome is None, self.outcome
+        self.outcome = outcome
+        self.ended = now
+        self.task = None
+        self.loop.alive.discard(self)
+
+    def split(self, now: int) -> Split:
+        """Busy, scheduled and idle time since the creation, as of `now`."""
+        busy, scheduled = self.busy, self.scheduled
+        if self.step_started:
+            busy += now - self.step_started
+        elif self.ready >= self.suspended:
+            scheduled += now - self.ready
+        return Split(busy, scheduled, now - self.created - busy - scheduled, self.steps)
+
+
+class Unrecorded:
+    """Stands in for the record of every task of a loop that gets no span: counted, not timed."""
+
+    timed = False
+
+    __slots__ = ("loop", "step")
+
+    def __init__(self, loop: LoopState) -> None:
+        self.loop = loop
+        self.step: Callable[..., None] = loop.observation.unrecorded_step
+
+    def abandon(self) -> None:
+        """The task could not be made after all."""

@@ -1,0 +1,172 @@
+"""The hot path: a step is announced to `call_soon`, then it runs; between the two lies the wait for the loop.
+
+Every announcement passes one `call_soon` on asyncio and on uvloop alike. A step is recognised by the exact type of
+its callback; `__self__` alone would not do, since `call_soon(task.cancel)` has a task there as well. What is put in
+its place is a method bound to the same task, so that debug mode goes on naming the task it belongs to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio import base_events, events
+from types import BuiltinMethodType, MethodType
+from typing import TYPE_CHECKING, Any
+
+from otel_asyncio.observe.tasks import drop_own_frames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from otel_asyncio.observe.observation import Observation
+
+# The C task's wake-up is a builtin of this name; its plain step is a type of its own, which only a task can show.
+_WAKEUP = "task_wakeup"
+
+
+class _Catcher:
+    """A loop that only catches what a task announces to it."""
+
+    caught: Any = None
+
+    def call_soon(self, callback: Any, *_: Any, **__: Any) -> None:
+        self.caught = callback
+
+    def get_debug(self) -> bool:
+        return False
+
+
+def _step_type() -> type:
+    """The type of a C task's step callback (`TaskStepMethWrapper`, not importable)."""
+
+    async def probe() -> None: ...
+
+    loop, coro = _Catcher(), probe()
+    # Named, because a name that is not given is counted: the program's first task stays Task-1.
+    task: Any = asyncio.tasks.Task(coro, loop=loop, name="otel_asyncio probe")  # type: ignore[arg-type]
+    task._log_destroy_pending = False
+    coro.close()
+    return type(loop.caught)
+
+
+STEP_TYPE = _step_type()
+_NO_FUTURE = object()  # a plain step; a wake-up has the future that was awaited as its argument
+_PyTask: Any = asyncio.tasks._PyTask  # type: ignore[attr-defined]
+PY_STEPS = frozenset({_PyTask._Task__step, _PyTask._Task__wakeup})
+
+# What BaseEventLoop.call_soon does outside debug mode, read in these releases: make a Handle, append it to _ready.
+_DIRECT = (3, 11) <= sys.version_info[:2] <= (3, 15)
+_STOCK_CALL_SOON = base_events.BaseEventLoop._call_soon  # type: ignore[attr-defined]
+
+
+def is_step(callback: Any) -> bool:
+    """Whether this callback is a step or a wake-up of a task."""
+    kind = type(callback)
+    return (
+        kind is STEP_TYPE
+        or (kind is BuiltinMethodType and callback.__name__ == _WAKEUP)
+        or (kind is MethodType and callback.__func__ in PY_STEPS)
+    )
+
+
+def takes_handles_directly(cls: type) -> bool:
+    """Whether the `call_soon` of this loop class may be done in place rather than called."""
+    return _DIRECT and getattr(cls, "_call_soon", None) is _STOCK_CALL_SOON
+
+
+def make_call_soon(observation: Observation, original: Callable[..., Any]) -> Callable[..., Any]:
+    """The `call_soon` that announces steps, for a class whose own is `original`."""
+    now = observation.clock.monotonic_ns
+    direct = observation.direct
+    adopt = observation.adopt
+    Handle = events.Handle  # noqa: N806
+    bind = MethodType
+
+    def call_soon(self: Any, callback: Any, *args: Any, context: Any = None) -> Any:
+        kind = type(callback)
+        if (
+            kind is STEP_TYPE
+            or (kind is BuiltinMethodType and callback.__name__ == _WAKEUP)
+            or (kind is MethodType and callback.__func__ in PY_STEPS)
+        ):
+            task = callback.__self__
+            try:
+                record = task._otel_asyncio
+            except AttributeError:
+                record = adopt(self, task, context)
+            if record.timed:
+                record.ready = now()
+            args = (callback, args[0]) if args else (callback,)
+            callback = bind(record.step, task)
+        if type(self) in direct and not self._debug and not self._closed:
+            handle = Handle(callback, args, self, context)
+            self._ready.append(handle)
+            return handle
+        handle = original(self, callback, *args, context=context)
+        drop_own_frames(handle)
+        return handle
+
+    return call_soon
+
+
+def make_step(observation: Observation) -> Callable[..., None]:
+    """The step of a recorded task: two clock reads and a few integers around asyncio's own."""
+    now = observation.clock.monotonic_ns
+    finish = observation.finish
+    nothing = _NO_FUTURE
+
+    def step(task: Any, callback: Any, future: Any = nothing) -> None:
+        record = task._otel_asyncio
+        loop = record.loop
+        outer = loop.running
+        loop.running = record
+        started = record.step_started = now()
+        # A task that yields announces its next step from inside this one: ready is never before suspended.
+        ready, suspended = record.ready, record.suspended
+        if not record.steps:
+            ready = suspended  # it was ready when it was created
+            record.first_step = started
+        elif ready <= suspended:
+            ready = suspended
+        elif ready - suspended > record.max_idle:
+            record.max_idle = ready - suspended
+        record.scheduled += started - ready
+        try:
+            if future is nothing:
+                callback()
+            else:
+                callback(future)
+        finally:
+            ended = record.suspended = now()
+            loop.running = outer
+            record.step_started = 0
+            record.steps += 1
+            record.busy += ended - started
+            if ended - started > record.max_step:
+                record.max_step = ended - started
+            if task.done():
+                finish(record, task)
+            # The frame of a coroutine that raised leads back here: whatever leads from here to the task would close
+            # a cycle with the exception (as in CPython's Handle._run).
+            task = callback = future = record = outer = None
+
+    return step
+
+
+def make_unrecorded_step(observation: Observation) -> Callable[..., None]:
+    """The step of a task that gets no span: its end is counted."""
+    finish = observation.finish_unrecorded
+    nothing = _NO_FUTURE
+
+    def step(task: Any, callback: Any, future: Any = nothing) -> None:
+        try:
+            if future is nothing:
+                callback()
+            else:
+                callback(future)
+        finally:
+            if task.done():
+                finish(task)
+            task = callback = future = None  # type: ignore[assignment]
+
+    return step

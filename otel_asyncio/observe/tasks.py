@@ -1,0 +1,123 @@
+"""The observed task: a subclass of asyncio's own that differs in one slot, and the ways in which one is made."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from otel_asyncio.observe.code import PACKAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextvars import Context
+
+    from otel_asyncio.observe.loops import LoopState
+    from otel_asyncio.observe.records import TaskRecord, Unrecorded
+
+# 3.13.0 to 3.13.2 call set_name(None) on every unnamed task that a factory made (gh-130033).
+_NAMES_BECOME_NONE = (3, 13, 0) <= sys.version_info[:3] <= (3, 13, 2)
+
+
+@cache
+def observed(base: type[asyncio.Task[Any]]) -> type[asyncio.Task[Any]]:
+    """The observed subclass of a task class.
+
+    Asked with `asyncio.tasks.Task` as it is at the time: nest_asyncio and CPython's own tests put the pure-Python
+    class there, and a C task on such a loop would live in another world of current tasks.
+    """
+    body: dict[str, Any] = {"__slots__": ("_otel_asyncio",), "__module__": base.__module__, "__doc__": base.__doc__}
+    if _NAMES_BECOME_NONE:
+
+        def set_name(self: Any, value: object) -> None:
+            if value is not None:
+                base.set_name(self, value)
+
+        body["set_name"] = set_name
+    cls = type(base)(base.__name__, (base,), body)
+    cls.__qualname__ = base.__qualname__
+    return cls
+
+
+def make_task(
+    state: LoopState, loop: Any, coro: Any, name: Any = None, context: Context | None = None, eager_start: Any = False
+) -> Any:
+    """Make the task that asyncio would make, observed.
+
+    The record is in its place before the constructor runs, because the constructor announces the first step.
+    """
+    cls = observed(asyncio.tasks.Task)
+    eager = eager_start and loop.is_running()  # the test of the C constructor: else it is scheduled as ever
+    task: Any = cls.__new__(cls)
+    record, context = state.admit(coro, context, eager=eager)
+    task._otel_asyncio = record
+    if record.timed:
+        record.begin(task)
+    try:
+        if eager:
+            _start_eagerly(record, task, loop, coro, name, context)
+        else:
+            cls.__init__(task, coro, loop=loop, name=name, context=context)
+    except BaseException:
+        record.abandon()
+        raise
+    state.shard.started += 1
+    if task._source_traceback:
+        drop_own_frames(task)
+    return task
+
+
+def _start_eagerly(
+    record: TaskRecord | Unrecorded, task: Any, loop: Any, coro: Any, name: Any, context: Context | None
+) -> None:
+    """Run the constructor of an eager task as what it is: the task's first step."""
+    failure: BaseException | None = None
+
+    def construct() -> None:
+        nonlocal failure
+        try:
+            type(task).__init__(task, coro, loop=loop, name=name, context=context, eager_start=True)
+        except BaseException as error:
+            failure = error
+            raise
+
+    try:
+        record.step(task, construct)
+    except RuntimeError:
+        # A task whose constructor refused its arguments cannot even be asked whether it is done.
+        raise failure if failure is not None else sys.exception() from None  # type: ignore[misc]
+
+
+def make_foreign(
+    state: LoopState, make: Callable[..., Any], coro: Any, context: Context | None, /, *args: Any, **kwargs: Any
+) -> Any:
+    """Let somebody else's factory make the task, and observe what comes out as far as it lets itself be observed.
+
+    The factory gets exactly the arguments it would have got. The task's span becomes current by making the task in
+    a context that has it, from which the task takes its own copy; not where the program chose the context.
+    """
+    record, ours = state.admit(coro, context, eager=False)
+    if not record.timed:
+        return make(*args, **kwargs)
+    state.expected = record
+    try:
+        task = make(*args, **kwargs) if ours is context else ours.run(make, *args, **kwargs)
+    finally:
+        state.expected = None
+    if record.task is None and record.outcome is None and isinstance(task, asyncio.Task):
+        # Not seen in the constructor: its first step ran eagerly there, or it is no task that we know.
+        if task.done():
+            record.begin(task)
+            state.shard.started += 1
+            state.observation.finish(record, task)
+        else:
+            state.take(task, record)
+    return task
+
+
+def drop_own_frames(made: Any) -> None:
+    """In debug mode, take this package's frames off the end of where a task or handle says it was made."""
+    stack = getattr(made, "_source_traceback", None)
+    while stack and stack[-1].filename.startswith(PACKAGE):
+        del stack[-1]

@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""Run all tests on every supported interpreter: `python3 scripts/test.py`.
+
+Sets up whatever it needs outside the checkout and keeps it there (OTEL_ASYNCIO_CACHE, else the user's cache
+folder). Interpreters are looked for in OTEL_ASYNCIO_PYTHONS, on PATH and under pyenv; root on Debian gets
+3.14 and 3.15 from a Debian sid in a folder of the cache. With OTEL_ASYNCIO_NO_SKIP=1 whatever could not be
+run is a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from time import monotonic
+
+if sys.version_info < (3, 11):  # noqa: UP036 - whoever has only an older one should read why
+    sys.exit("scripts/test.py itself needs Python 3.11 or newer")
+
+from _environments import Environment, SetupError
+from _places import cache_folder, only_run, say
+from _pythons import VERSIONS, Python, find_pythons
+from _report import Report, Result
+from _stages import Stage, cpython_stage, lint_stages, outcome, package_stage, pytest_stage
+
+KINDS = ("lint", "package", "pytest", "cpython")
+
+
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """What follows `--` goes to pytest."""
+    own, extra = list(argv), []
+    if "--" in own:
+        cut = own.index("--")
+        own, extra = own[:cut], own[cut + 1 :]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Arguments after -- are given to pytest.",
+    )  # fmt: skip
+    parser.add_argument("--python", action="append", choices=VERSIONS, help="only this version (repeatable)")
+    parser.add_argument("--only", action="append", choices=KINDS, help="only this kind of stage (repeatable)")
+    options = parser.parse_args(own)
+    options.pytest = extra
+    return options
+
+
+def run_stage(report: Report, row: str, name: str, stage: Stage) -> bool:
+    """Run one stage; an error in setting it up is a failure like any other."""
+    say(f"\n=== {name} on {row}")
+    began = monotonic()
+    try:
+        status = stage()
+    except SetupError as error:
+        say(str(error))
+        status = 1
+    result = Result(row, name, outcome(status), monotonic() - began)
+    report.add(result)
+    say(f"--- {name} on {row}: {result.cell()}")
+    return status == 0
+
+
+def prepare(report: Report, row: str, environment: Environment, name: str) -> bool:
+    """Set an environment up, as a stage of its own: a failure belongs into the table."""
+
+    def stage() -> int:
+        environment.prepare()
+        return 0
+
+    return run_stage(report, row, name, stage)
+
+
+def run_checks(report: Report, python: Python, kinds: Sequence[str]) -> None:
+    """What is run once, on one interpreter."""
+    row = f"CPython {python.full_version}"
+    environment = Environment(python, ["test", "lint"], tools=["build"])
+    if not prepare(report, row, environment, "install lint"):
+        return
+    if "lint" in kinds:
+        for name, stage in lint_stages(environment).items():
+            run_stage(report, row, name, stage)
+    if "package" in kinds:
+        run_stage(report, row, "package", package_stage(environment))
+
+
+def run_tests(report: Report, python: Python, options: argparse.Namespace, kinds: Sequence[str]) -> None:
+    """What is run on every interpreter."""
+    row = f"CPython {python.full_version}"
+    environment = Environment(python, ["test"])
+    if not prepare(report, row, environment, "install"):
+        return
+    if "pytest" in kinds:
+        run_stage(report, row, "pytest", pytest_stage(environment, options.pytest))
+    if "cpython" in kinds:
+        run_stage(report, row, "cpython", cpython_stage(environment))
+
+
+def run_all(report: Report, options: argparse.Namespace) -> None:
+    """The quick checks first: they fail first."""
+    kinds = options.only or KINDS
+    pythons, missing = find_pythons(options.python or VERSIONS)
+    for python in pythons:
+        say(f"CPython {python.full_version}: {python.place.outside(python.executable)}")
+    for version, reason in missing.items():
+        say(f"NOT RUN: CPython {version}: {reason}")
+        report.not_run.append(f"CPython {version}: {reason}")
+    native = [python for python in pythons if python.native]
+    if {"lint", "package"} & set(kinds):
+        if native:
+            run_checks(report, native[-1], kinds)
+        else:
+            report.not_run.append("lint and package: no interpreter outside the Debian sid")
+    if {"pytest", "cpython"} & set(kinds):
+        for python in pythons:
+            run_tests(report, python, options, kinds)
+
+
+def main() -> int:
+    """0 if everything that was run passed and, where that is asked for, everything was run."""
+    options = arguments(sys.argv[1:])
+    report = Report(strict=os.environ.get("OTEL_ASYNCIO_NO_SKIP") == "1")
+    with only_run(cache_folder()):
+        run_all(report, options)
+    report.show()
+    return 0 if report.succeeded() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
