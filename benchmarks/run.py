@@ -80,7 +80,7 @@ def measure_all(interpreter: Interpreter, effort: Effort, peers: bool) -> Rows:
 
 def measure(python: Path, line_up: tuple[str, ...], loop: str, effort: Effort) -> Iterator[Row]:
     """Run one worker and sort its findings into rows."""
-    command = [str(python), str(WORKER), *line_up, "--loop", loop, *effort.arguments()]
+    command = [str(python), "-B", str(WORKER), *line_up, "--loop", loop, *effort.arguments()]
     done = subprocess.run(command, capture_output=True, text=True, env=clean_environ())
     findings = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     rows = {key: Row(loop, key) for key in {"bare", *line_up}}

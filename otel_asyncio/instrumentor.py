@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
-import sys
+import os
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry.instrumentation.environment_variables import OTEL_PYTHON_DISABLED_INSTRUMENTATIONS
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
 
 from otel_asyncio.emit.problems import ProblemReporter, Rate
@@ -38,13 +39,14 @@ def wire(
     counters = Counters()
     tracing = Tracing(
         tracer_provider,
-        running=Observation.running_record,
         now=clock.monotonic_ns,
         request_split=settings.request_split,
+        request_links=settings.root_tasks == "all",
     )
     rate = Rate(settings.problem_rate, clock.monotonic_ns)
     sink = SpanSink(tracing, Policy(settings), ProblemReporter(tracing, counters, rate, log=settings.problem_log))
     observation = Observation(sink, clock, counters, process_wide=process_wide)
+    tracing.running = observation.running_record
     atexit.register(observation.drain)
 
     def unwire() -> None:
@@ -158,10 +160,10 @@ def task_factory(
 
 def _mention_contrib() -> None:
     """Say once that contrib's instrumentation of asyncio is on as well: its spans come on top of ours."""
-    module = sys.modules.get("opentelemetry.instrumentation.asyncio")
-    if module is None and find_spec("opentelemetry.instrumentation.asyncio") is None:
+    disabled = os.environ.get(OTEL_PYTHON_DISABLED_INSTRUMENTATIONS, "").split(",")
+    if "asyncio" in map(str.strip, disabled) or find_spec("opentelemetry.instrumentation.asyncio") is None:
         return
     logger.info(
-        "otel_asyncio: opentelemetry-instrumentation-asyncio is installed too. Its spans come on top of these; names "
+        "opentelemetry-instrumentation-asyncio is installed too. Its spans come on top of these; names "
         "are resolved behind its wrapper. To switch it off: OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=asyncio"
     )

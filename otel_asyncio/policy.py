@@ -42,6 +42,11 @@ class Policy:
         """Whether any of the globs is set, so that the function's name matters when a task is created."""
         return any((self._include, self._exclude, self._detached))
 
+    @property
+    def wants_all(self) -> bool:
+        """Whether every task that has not yielded deserves a span, so that nobody need ask."""
+        return not self.root_problems_only and self.min_task_duration == 0
+
     def wants(self, record: TaskRecord, *, root: bool, yielded: bool) -> bool:
         """Whether an ended task that nobody asked for deserves a span.
 

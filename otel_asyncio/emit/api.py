@@ -39,6 +39,7 @@ class ApiTaskSpan(Lineage):
         if self.dropped:
             self.span = NonRecordingSpan(self.forwarded())
             return
+        self.find_parent()
         self.span = self._tracer.start_span(
             names.task_span(self.record.qualname),
             context=self.sampling_context(),
@@ -68,22 +69,22 @@ class ApiSpans:
             identify(span)
         return None if span.dropped else span
 
-    def close(self, record: TaskRecord, error: BaseException | None, *, wanted: bool) -> bool:
-        """End a task's span. Returns whether it was handed to the provider."""
-        task_span: ApiTaskSpan = record.span
+    def close(
+        self, record: TaskRecord, task_span: ApiTaskSpan, error: BaseException | None, *, wanted: bool
+    ) -> SpanContext | None:
+        """End a task's span. Returns its ids if it was handed to the provider."""
         if not (wanted or task_span.identified):
             task_span.drop()
-            return False
-        if not task_span.identified:
-            identify(task_span)
+            return None
+        ids = task_span.get_span_context()
         span: Any = task_span.span
         if task_span.dropped:
-            return False
-        end_time = record.wall + record.ended - record.created
-        if span.is_recording():
+            return None
+        if span.is_recording():  # unless the program has ended it
+            end_time = record.wall + record.ended - record.created
             span.set_attributes(end_attributes(record))
             if error is not None:
                 record_error(span, error, end_time)
             span.end(end_time)
         task_span.above = None
-        return True
+        return ids

@@ -56,6 +56,12 @@ class Lineage:
     dropped = False
     """Refused by the sampler, or ended and not worth a span: answers with the ids of its parent."""
 
+    nested = False
+    """Whether a task was opened under this one by our own record."""
+
+    parent_ids: SpanContext | None = None
+    """The ids of the parent, known from when this has its own; None for a root."""
+
     yielded = False
     """A root that leaves its facts to the spans opened in it (request split)."""
 
@@ -77,13 +83,12 @@ class Lineage:
         """The ids; those of the nearest exported ancestor if this span was dropped."""
         raise NotImplementedError
 
-    @property
-    def parent_context(self) -> SpanContext | None:
-        """The ids of the parent; None for a root."""
-        if self.above is None:
-            return None
-        context: SpanContext = self.above.get_span_context()
-        return context if context.is_valid else None
+    def find_parent(self) -> SpanContext | None:
+        """The ids of the parent, asked for now; kept in `parent_ids`."""
+        if self.above is not None:
+            context: SpanContext = self.above.get_span_context()
+            self.parent_ids = context if context.is_valid else None
+        return self.parent_ids
 
     @property
     def task_links(self) -> tuple[Link, ...]:
@@ -99,20 +104,23 @@ class Lineage:
 
     def sampling_context(self) -> Context:
         """OpenTelemetry's context for the sampler: the one of the creation, or one that has just the parent."""
-        place, parent = self.place, self.parent_context
+        place, parent = self.place, self.parent_ids
         if place.telemetry is not None and self.above is place.around:
             return cast("Context", place.telemetry)
         return Context() if parent is None else set_span_in_context(NonRecordingSpan(parent), Context())
 
     def forwarded(self) -> SpanContext:
         """The ids that a dropped span answers with."""
-        return self.parent_context or INVALID_SPAN_CONTEXT
+        return self.find_parent() or INVALID_SPAN_CONTEXT
 
 
 def identify(span: Lineage) -> None:
     """Make the ids of a span and of all ancestors that have none. A loop: lineages grow deeper than the stack."""
+    if not isinstance(span.above, Lineage) or span.above.identified:
+        span.identify()
+        return
     chain = [span]
     while isinstance(parent := chain[-1].above, Lineage) and not parent.identified:
         chain.append(parent)
-    for each in reversed(chain):
-        each.identify()
+    while chain:
+        chain.pop().identify()

@@ -37,12 +37,14 @@ class RequestSpans(SpanProcessor):
         now: Callable[[], int],
         *,
         split: bool,
+        links: bool,
     ) -> None:
         self._spans = spans
         self._tracer = tracer
         self._running = running
         self._now = now
         self._split = split
+        self._links = links
         self._open: dict[int, tuple[TaskRecord, Split]] = {}
         self.active = True
 
@@ -56,10 +58,10 @@ class RequestSpans(SpanProcessor):
             return
         if not task_span.place.rooted:
             return
-        if self._split and task_span.above is None and not task_span.identified:
+        if self._split and (task_span.yielded or not (task_span.identified or task_span.nested)):
             task_span.yielded = True
             self._open[span.context.span_id] = record, record.split(self._now())
-        else:
+        elif self._links:
             span.add_link(task_span.get_span_context(), {names.LINK_TYPE: names.LINK_TASK})
 
     def on_end(self, span: ReadableSpan) -> None:

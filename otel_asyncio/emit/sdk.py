@@ -67,15 +67,19 @@ def supports(tracer: object) -> bool:
 class TaskSpan(Lineage, sdk.Span):
     """The span of one task. Until somebody touches it, only the record and the way to its parent.
 
-    `__getattr__` is called for what is missing: asked for the ids, it makes the ids; asked for anything else, it runs
-    the SDK's own constructor, after which this is an ordinary span that still ends with its task.
+    `__getattr__` is called for what is missing. While the task lives it runs the SDK's own constructor, after which
+    this is an ordinary span that still ends with its task; once the task has ended, it makes what there is to read.
     """
+
+    # Defaults of the class: an attribute that is not set costs nothing.
+    _context: SpanContext | None = None
+    touched = False
+    """Whether this has become a whole span of the SDK."""
 
     extra: Mapping[str, Any] = MappingProxyType({})
     """What the sampler added to the attributes."""
 
     decision = sampling.Decision.RECORD_AND_SAMPLE
-    parent_ids: SpanContext | None = None
 
     __new__ = object.__new__  # the SDK's is there to keep others from making spans, and takes its time
 
@@ -85,9 +89,7 @@ class TaskSpan(Lineage, sdk.Span):
     def __getattr__(self, name: str) -> Any:
         if name not in _MADE_LATE:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        if name == "_context":
-            identify(self)
-        elif name in _MADE_TO_READ and self.record.outcome is not None:
+        if name in _MADE_TO_READ and self.record.outcome is not None:
             self.spans.settle(self)
         else:
             self.spans.materialise(self)
@@ -101,12 +103,12 @@ class TaskSpan(Lineage, sdk.Span):
     @property
     def identified(self) -> bool:
         """Whether somebody has asked for the ids: then the span is exported whatever the policy says."""
-        return "_context" in self.__dict__
+        return self._context is not None
 
     @property
-    def touched(self) -> bool:
-        """Whether this has become a whole span of the SDK."""
-        return "_lock" in self.__dict__
+    def context(self) -> SpanContext:
+        """The ids, made now if nobody has asked before."""
+        return self._context or self.get_span_context()
 
     def identify(self) -> None:
         """Make the ids. The parents have theirs."""
@@ -117,7 +119,9 @@ class TaskSpan(Lineage, sdk.Span):
 
     def get_span_context(self) -> SpanContext:
         """The ids, made now if nobody has asked before."""
-        return self._context  # type: ignore[no-any-return]
+        if self._context is None:
+            identify(self)
+        return self._context  # type: ignore[return-value]
 
     def is_recording(self) -> bool:
         """True until the task has ended."""
@@ -176,12 +180,12 @@ class SdkSpans:
 
     def identify(self, span: TaskSpan) -> None:
         """Ask the sampler, as the SDK's `start_span` would, and make the ids."""
-        parent, ids = span.parent_context, self._tracer.id_generator
-        if parent is not None and self._children_are_sampled and parent.trace_flags & _SAMPLED and not parent.is_remote:
-            span._context = _make_ids(
-                (parent.trace_id, ids.generate_span_id(), False, parent.trace_flags, parent.trace_state, True)
-            )
-            return
+        parent, ids = span.find_parent(), self._tracer.id_generator
+        if parent is not None and self._children_are_sampled:
+            trace_id, _, is_remote, flags, state, _ = parent
+            if flags & _SAMPLED and not is_remote:
+                span._context = _make_ids((trace_id, ids.generate_span_id(), False, flags, state, True))
+                return
         trace_id = ids.generate_trace_id() if parent is None else parent.trace_id
         result = self._tracer.sampler.should_sample(
             span.sampling_context(),
@@ -205,7 +209,8 @@ class SdkSpans:
             identify(span)
         if span.dropped:
             return
-        tracer, record, parent = self._tracer, span.record, span.parent_context
+        tracer, record, parent = self._tracer, span.record, span.parent_ids
+        span.touched = True
         late = {}
         if self._metrics is not None:
             late["record_end_metrics"] = self._metrics.start_span(parent, span.decision)
@@ -226,38 +231,35 @@ class SdkSpans:
         )
         span.start(start_time=record.wall, parent_context=span.sampling_context())
 
-    def close(self, record: TaskRecord, error: BaseException | None, *, wanted: bool) -> bool:
-        """End a task's span. Returns whether it was handed to the processors."""
-        span: TaskSpan = record.span
-        if not span.identified:
+    def close(
+        self, record: TaskRecord, span: TaskSpan, error: BaseException | None, *, wanted: bool
+    ) -> SpanContext | None:
+        """End a task's span. Returns its ids if it was handed to the processors."""
+        if span._context is None:
             if not wanted:
                 span.drop()
-                return False
+                return None
             identify(span)
         if span.dropped:
-            return False
+            return None
         if error is not None or span.extra or not self._plain_limits:
             self.materialise(span)
+        span.above = None
         if span.touched:
             self._finish(span, error)
         else:
-            self._hand_over(span)
-        return True
+            # As it is: what the processors read of it is made when they read it.
+            if self._metrics is not None:
+                self._metrics.start_span(span.parent_ids, span.decision)()
+            self._multi.on_end(span)
+        return span._context
 
     def _finish(self, span: TaskSpan, error: BaseException | None) -> None:
         end_time = _end_time(span.record)
         span.set_attributes(end_attributes(span.record))
         if error is not None:
             record_error(span, error, end_time)
-        span.above = None
         span.finish(end_time)
-
-    def _hand_over(self, span: TaskSpan) -> None:
-        """Give the span to the processors as it is: what they read of it is made when they read it."""
-        if self._metrics is not None:
-            self._metrics.start_span(span.parent_context, span.decision)()
-        span.parent_ids, span.above = span.parent_context, None
-        self._tracer.span_processor.on_end(span)
 
     def settle(self, span: TaskSpan) -> None:
         """Become readable, after the end. Runs where the span is read: in the exporter's thread, as a rule."""

@@ -36,6 +36,8 @@ class SpanSink:
         self._problems = problems
         self._root = ROOT._replace(rooted=not policy.root_context) if policy.roots else None
         self._looks_at_functions = policy.looks_at_functions
+        self._wants_all = policy.wants_all
+        self._unsampled: object = self  # the unsampled span seen last, which is known at a glance
 
     def place(self, context: Context | None, running: TaskRecord | None) -> Place | None:
         """Where a task created here and now would stand; None if it is not to be recorded."""
@@ -44,6 +46,8 @@ class SpanSink:
             return None
         telemetry = current_telemetry() if context is None else telemetry_context(context)
         span = telemetry.get(SPAN_KEY)
+        if span is self._unsampled:
+            return None
         if span is INVALID_SPAN:
             span = None
         if len(telemetry) > (span is not None) and is_suppressed(telemetry):
@@ -52,6 +56,7 @@ class SpanSink:
             return self._under_ids(span, span.get_span_context(), telemetry)
         if running is not None and running.span.place.around is span and not running.span.yielded:
             # Nothing was opened since the running task began: it is the innermost, though its span is not current.
+            running.span.nested = True
             return make_place((running.span, span, running.span.place.rooted, telemetry, None))
         if span is None:
             return self._root
@@ -67,7 +72,10 @@ class SpanSink:
         """Under a span that is ids only: not sampled, or a remote parent that a propagator put there."""
         if ids.trace_flags & TraceFlags.SAMPLED:
             return Place(span, span, rooted=False, telemetry=telemetry)
-        return None if ids.is_valid else self._root
+        if not ids.is_valid:
+            return self._root
+        self._unsampled = span
+        return None
 
     def opened(self, record: TaskRecord, place: Place, context: Context | None) -> Context | None:
         """Open the task's span and make it current in the context of the task, unless the program chose that one."""
@@ -85,13 +93,13 @@ class SpanSink:
 
     def closed(self, record: TaskRecord, error: BaseException | None) -> None:
         """End the task's span: hand it over, or drop it where the policy does not want it and nobody asked."""
-        spans, span = self._tracing.spans, record.span
-        if record.outcome not in _FAILURES:
-            error = None
-        wanted = self._policy.wants(record, root=span.place.rooted, yielded=span.yielded)
-        handed = spans is not None and spans.close(record, error, wanted=wanted)
+        span, outcome = record.span, record.outcome
+        wanted = (self._wants_all and not span.yielded) or self._policy.wants(
+            record, root=span.place.rooted, yielded=span.yielded
+        )
+        spans = self._tracing.spans
         # The span knows the record; from here on the record knows only the ids, or the two would be a cycle.
-        record.span = span.get_span_context() if handed else None
+        record.span = spans and spans.close(record, span, error if outcome in _FAILURES else None, wanted=wanted)
 
     def problem(self, problem: Problem) -> None:
         """Report a problem."""

@@ -23,27 +23,33 @@ if TYPE_CHECKING:
 SCOPE = "otel_asyncio"
 
 
+def _nobody() -> None:
+    """No task is known to run."""
+
+
 class Tracing:
     """The way of making spans, found when there is a provider: also one that the program sets later.
 
-    `running` tells the record of the task that runs in this thread, `now` the monotonic time: what the request split
-    needs. `request_split` is the setting.
+    `now` tells the monotonic time, and `running`, once it is set, the record of the task that runs in this thread:
+    what the request split needs. `request_split` is the setting; `request_links`, whether a span without a local
+    parent may call for the span of the root task that it was opened in.
     """
 
     def __init__(
         self,
         provider: TracerProvider | None,
         *,
-        running: Callable[[], TaskRecord | None],
         now: Callable[[], int],
         request_split: bool,
+        request_links: bool,
     ) -> None:
         self.provider = provider
         self.tracer: Tracer | None = None
         self.spans: SdkSpans | ApiSpans | None = None
-        self._running = running
+        self.running: Callable[[], TaskRecord | None] = _nobody
         self._now = now
         self._request_split = request_split
+        self._request_links = request_links
         self._requests: RequestSpans | None = None
         self._known = False
 
@@ -70,7 +76,12 @@ class Tracing:
             return None
         spans = sdk.SdkSpans(self.tracer)
         self._requests = requests.RequestSpans(
-            spans, self.tracer, self._running, self._now, split=self._request_split
+            spans,
+            self.tracer,
+            self.running,
+            self._now,
+            split=self._request_split,
+            links=self._request_links,
         )
         provider.add_span_processor(self._requests)
         return spans

@@ -27,8 +27,8 @@ _WRAPPERS = {
 _UVLOOP_MAIN = "run.<locals>.wrapper"
 _WRAPPER_DEPTH = 8
 
-# What a loop's end runs for itself: a Runner passes these through create_task like anybody's coroutine.
-_HOUSEKEEPING = {"shutdown_asyncgens", "shutdown_default_executor"}
+# What a loop runs for itself, through create_task like anybody's coroutine: its end, and each accepted connection.
+_HOUSEKEEPING = {"shutdown_asyncgens", "shutdown_default_executor", "_accept_connection2"}
 
 # The last frames of asyncio below which lies not the maker of a task but whoever runs the loop.
 _ENTRY_POINTS = {
@@ -166,8 +166,11 @@ def creation_site(depth: int) -> Site | None:
 def called_from(depth: int, names: frozenset[str]) -> str | None:
     """The first of the internal callers, `depth` frames up, whose qualified name is in `names`."""
     frame: FrameType | None = sys._getframe(depth)
-    while frame is not None and info_of(frame.f_code, frame.f_globals.get("__name__")).internal:
-        if frame.f_code.co_qualname in names:
+    while frame is not None:
+        info = info_of(frame.f_code, frame.f_globals.get("__name__"))
+        if frame.f_code.co_qualname in names and info.internal:
             return frame.f_code.co_qualname
+        if not info.internal or info.entry_point:
+            return None
         frame = frame.f_back
     return None

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _EAGER_FACTORY: CodeType | None = getattr(getattr(asyncio, "eager_task_factory", None), "__code__", None)
 
+_STOCK_CREATE_TASK = base_events.BaseEventLoop.create_task
 _NOT_GIVEN: Any = object()  # a factory gets the keywords that the program gave, and no others
 
 
@@ -87,23 +88,31 @@ def make_create_task(observation: Observation, original: Callable[..., Any]) -> 
     """
     accepts = _keywords_of(original)
     state_of = observation.state_of
+    stock = original is _STOCK_CREATE_TASK  # whose attributes are known; the others are asked
 
     def create_task(
         self: Any, coro: Any, *, name: Any = _NOT_GIVEN, context: Any = _NOT_GIVEN, **extra: Any
     ) -> Any:
-        factory = self.get_task_factory()
+        factory = self._task_factory if stock else self.get_task_factory()
+        closed = self._closed if stock else self.is_closed()
         plain = type(coro) is CoroutineType or asyncio.iscoroutine(coro)
-        if plain and factory is None and not self.is_closed() and (not extra or accepts.issuperset(extra)):
-            name, context = name if name is not _NOT_GIVEN else None, context if context is not _NOT_GIVEN else None
-            return make_task(state_of(self), self, coro, name, context, **extra)
+        if factory is None and plain and not closed and not extra:
+            return make_task(
+                state_of(self),
+                self,
+                coro,
+                None if name is _NOT_GIVEN else name,
+                None if context is _NOT_GIVEN else context,
+            )
         if name is not _NOT_GIVEN:
             extra["name"] = name
         if context is not _NOT_GIVEN:
             extra["context"] = context
-        if not plain or self.is_closed() or not accepts.issuperset(extra):
+        if not plain or closed or not accepts.issuperset(extra):
             return original(self, coro, **extra)  # what asyncio refuses, asyncio refuses in its own words
-        if _makes_stock_tasks_eagerly(factory):
-            return make_task(state_of(self), self, coro, **{"eager_start": True} | extra)
+        if factory is None or _makes_stock_tasks_eagerly(factory):
+            eager = {"eager_start": True} if factory is not None else {}
+            return make_task(state_of(self), self, coro, **eager | extra)
         return make_foreign(state_of(self), original, coro, extra.get("context"), self, coro, **extra)
 
     return create_task
@@ -140,8 +149,11 @@ def _watch_registrations(observation: Observation) -> Callable[[], None]:
 
     def add(task: Any) -> None:
         original(task)
-        if not hasattr(task, "_otel_asyncio"):
+        record = getattr(task, "_otel_asyncio", None)
+        if record is None:
             observation.registered(task)
+        else:
+            observation.suspended(record)
 
     return replace(registry, "add", add)
 

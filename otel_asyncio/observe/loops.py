@@ -71,25 +71,33 @@ class LoopState:
             _ids_in_use.discard(number)
         retire(shard)
 
-    def admit(self, coro: Any, context: Context | None, *, eager: bool) -> tuple[Any, Context | None]:
-        """The record for a task about to be made of `coro`, and the context to make it in."""
-        observation = self.observation
-        if observation.creation.failed:
-            return self.unrecorded, context
+    def place(self, context: Context | None) -> Any:
+        """Where a task made here and now would stand; None if it is not to be recorded."""
         try:
-            place = observation.sink.place(context, self.running)
-            if place is None:
-                return self.unrecorded, context
+            return self.observation.place(context, self.running)
+        except Exception as error:  # noqa: BLE001 - the border of the package
+            self.observation.switch_off_creation(error)
+            return None
+
+    def admit(self, place: Any, coro: Any, context: Context | None, *, eager: bool) -> tuple[Any, Context | None]:
+        """The record for a task about to be made of `coro` at this place, and the context to make it in."""
+        observation = self.observation
+        try:
             code, qualname = describe(coro)
             if code.housekeeping:
                 return self.unrecorded, context
+            if self.running is not None and place.parent is self.running.span:
+                # Nested by our own record: that must be the task that really runs.
+                place = observation.place(context, observation.make_sure_of_running(self))
+                if place is None:
+                    return self.unrecorded, context
             kind = Kind.EAGER if eager else Kind.TASK if self.running is not None else self._kind_from_outside(coro)
             site = None if kind in _MADE_BY_THE_LOOP else creation_site(3)
             clock = observation.clock
             record = TaskRecord(self, clock.monotonic_ns(), clock.wall_ns(), kind, code, qualname, site)
             context = observation.sink.opened(record, place, context)
         except Exception as error:  # noqa: BLE001 - the border of the package
-            observation.creation.fail(error)
+            observation.switch_off_creation(error)
             return self.unrecorded, context
         return (record, context) if record.span is not None else (self.unrecorded, context)
 
@@ -111,13 +119,11 @@ class LoopState:
         that has was running before we came, and nobody knows who made it.
         """
         observation = self.observation
-        if observation.creation.failed:
-            return self.unrecorded
         try:
             coro = task.get_coro()
             suspended = getattr(coro, "cr_suspended", getattr(coro, "gi_suspended", False))
             known = born or not suspended
-            place = observation.sink.place(context, self.running if known else None)
+            place = observation.place(context, self.running if known else None)
             if place is None:
                 return self.unrecorded
             code, qualname = describe(coro)
@@ -127,7 +133,7 @@ class LoopState:
             record = TaskRecord(self, clock.monotonic_ns(), clock.wall_ns(), kind, code, qualname, site)
             observation.sink.opened(record, place, context)
         except Exception as error:  # noqa: BLE001 - the border of the package
-            observation.creation.fail(error)
+            observation.switch_off_creation(error)
             return self.unrecorded
         return record if record.span is not None else self.unrecorded
 

@@ -38,8 +38,14 @@ class Observation:
         self.outbox: deque[TaskRecord | Problem] = deque()
         self.direct: set[type] = set()
         self.creation, self.ending, self.problems = Guard("creation"), Guard("ending"), Guard("problems")
+        self.place = sink.place
         self.step = make_step(self)
         self.unrecorded_step = make_unrecorded_step(self)
+
+    def switch_off_creation(self, error: BaseException) -> None:
+        """From now on no task is recorded."""
+        self.creation.fail(error)
+        self.place = _nowhere
 
     def state_of(self, loop: Any) -> LoopState:
         """The state of a loop; made, and put on the loop, when the loop is first seen."""
@@ -60,11 +66,28 @@ class Observation:
         """Whether no loop runs in this thread."""
         return asyncio._get_running_loop() is None
 
-    @staticmethod
-    def running_record() -> TaskRecord | None:
+    def running_record(self) -> TaskRecord | None:
         """The record of the task whose step runs in this thread now."""
-        state = getattr(asyncio._get_running_loop(), "_otel_asyncio", None)
-        return None if state is None else state.running
+        loop = asyncio._get_running_loop()
+        state: LoopState | None = getattr(loop, "_otel_asyncio", None)
+        if state is None or state.observation is not self:
+            return None
+        return self.make_sure_of_running(state)
+
+    def make_sure_of_running(self, state: LoopState) -> TaskRecord | None:
+        """The record of the current task, which is not the running one if an eager task was started past us.
+
+        `asyncio.Task(..., eager_start=True)` announces its first step to nobody; asked about in the middle of it,
+        the task is taken in there.
+        """
+        task = asyncio.current_task()
+        record = _record_of(task)
+        if task is not None and record is None:
+            record = state.admit_unknown(task, None, born=True)
+            state.take(task, record)
+            if record.timed:
+                record.step_started = record.created
+        return record if isinstance(record, TaskRecord) else None
 
     def adopt(self, loop: Any, task: Any, context: Context | None) -> Any:
         """A task that was made past us announces a step."""
@@ -83,29 +106,32 @@ class Observation:
             record, state.expected = state.expected, None
             state.take(task, record or state.admit_unknown(task, task.get_context(), born=True))
 
+    def suspended(self, record: Any) -> None:
+        """An eager task that was taken in during its first step has come to the end of it."""
+        if record.timed and record.step_started and not record.steps:
+            record.end_first_step(self.clock.monotonic_ns())
+
     def finish(self, record: TaskRecord, task: Any) -> None:
         """A recorded task's last step is over."""
         try:
             record.name = task.get_name()
             # Not exception(): that would mark the exception as retrieved.
-            error = None if task.cancelled() else task._exception
-            outcome = _outcome(task, error)
+            error = None if (cancelled := task.cancelled()) else task._exception
+            outcome = Outcome.CANCELLATION if cancelled else Outcome.SUCCESS if error is None else _outcome(error)
             record.end(outcome, record.suspended)
             record.loop.shard.ended[outcome] += 1
-            self._close(record, error)
+            if not self.ending.failed:
+                self.sink.closed(record, error)
+            if self.outbox:
+                self.drain()
         except Exception as failure:  # noqa: BLE001 - the border of the package
             self.ending.fail(failure)
 
     def finish_unrecorded(self, task: Any) -> None:
         """The last step of a task without a record is over."""
-        outcome = _outcome(task, None if task.cancelled() else task._exception)
+        error = None if (cancelled := task.cancelled()) else task._exception
+        outcome = Outcome.CANCELLATION if cancelled else Outcome.SUCCESS if error is None else _outcome(error)
         task._otel_asyncio.loop.shard.ended[outcome] += 1
-        if self.outbox:
-            self.drain()
-
-    def _close(self, record: TaskRecord, error: BaseException | None) -> None:
-        if not self.ending.failed:
-            self.sink.closed(record, error)
         if self.outbox:
             self.drain()
 
@@ -167,16 +193,20 @@ class Observation:
                 if isinstance(item, Problem):
                     self.sink.problem(item)
                 elif item.outcome is None:
-                    self._end_unfinished(item, Outcome.DESTROYED, self.clock.monotonic_ns())
+                    # Whoever was never seen to suspend was not pending when it died: it ended in its first step.
+                    outcome = Outcome.SUCCESS if item.step_started else Outcome.DESTROYED
+                    self._end_unfinished(item, outcome, self.clock.monotonic_ns())
             except Exception as failure:  # noqa: BLE001 - the border of the package
                 self.problems.fail(failure)
+
+
+def _nowhere(context: Context | None, running: TaskRecord | None) -> None:
+    """The place of a task that is not recorded."""
 
 
 def _record_of(task: Any) -> Any:
     return getattr(task, "_otel_asyncio", None)
 
 
-def _outcome(task: Any, error: BaseException | None) -> Outcome:
-    if error is None:
-        return Outcome.CANCELLATION if task.cancelled() else Outcome.SUCCESS
+def _outcome(error: BaseException) -> Outcome:
     return Outcome.EXIT if isinstance(error, _EXITS) else Outcome.ERROR

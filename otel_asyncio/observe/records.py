@@ -136,6 +136,12 @@ class TaskRecord:
         self.task = weakref.ref(task, self.lost)
         self.loop.alive.add(self)
 
+    def end_first_step(self, now: int) -> None:
+        """The end of a first step of which only the start was noted."""
+        self.first_step, self.suspended = self.step_started, now
+        self.busy = self.max_step = now - self.step_started
+        self.steps, self.step_started = 1, 0
+
     def lost(self, _: object) -> None:
         """The task is gone without having ended. Runs in a finalizer, where nothing may be emitted."""
         self.task = None

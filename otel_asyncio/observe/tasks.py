@@ -50,7 +50,13 @@ def make_task(
     cls = observed(asyncio.tasks.Task)
     eager = eager_start and loop.is_running()  # the test of the C constructor: else it is scheduled as ever
     task: Any = cls.__new__(cls)
-    record, context = state.admit(coro, context, eager=eager)
+    record: Any = state.unrecorded
+    try:
+        place = state.observation.place(context, state.running)
+    except Exception as error:  # noqa: BLE001 - the border of the package
+        place = state.observation.switch_off_creation(error)
+    if place is not None:
+        record, context = state.admit(place, coro, context, eager=eager)
     task._otel_asyncio = record
     if record.timed:
         record.begin(task)
@@ -97,7 +103,8 @@ def make_foreign(
     The factory gets exactly the arguments it would have got. The task's span becomes current by making the task in
     a context that has it, from which the task takes its own copy; not where the program chose the context.
     """
-    record, ours = state.admit(coro, context, eager=False)
+    place = state.place(context)
+    record, ours = (state.unrecorded, context) if place is None else state.admit(place, coro, context, eager=False)
     if not record.timed:
         return make(*args, **kwargs)
     state.expected = record

@@ -21,7 +21,7 @@ PROJECT = HERE.parent.parent
 STARTUP = HERE / "traced_startup.py"
 MODULE_TIMEOUT_SECONDS = 400
 PROGRESS = re.compile(r"\[ *\d+/\d+(?:/\d+)?\] (?P<module>\S+) (?P<outcome>[a-z].*)")
-DURATION = re.compile(r" \([\d.]+ (?:sec|min)[^)]*\)| in [\d.]+ (?:sec|min).*")
+DURATION = re.compile(r" \([\d.]+ (?:sec|min)[^)]*\)| in [\d.]+ (?:sec|min).*| -- running .*")
 UNREMARKABLE = ("passed", "skipped")
 
 

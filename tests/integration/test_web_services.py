@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from itertools import product
@@ -28,6 +29,7 @@ every_way = pytest.mark.parametrize(
 every_policy = pytest.mark.parametrize(
     ("app", "loop", "policy"), list(product(APPS, LOOPS, ("all", "problems", "none")))
 )
+every_app = pytest.mark.parametrize(("app", "loop"), list(product(APPS, LOOPS)))
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +80,12 @@ def test_no_span_is_sent_twice(loaded: Run, app: str, loop: str, way: str) -> No
     assert len({span.span_id for span in spans}) == len(spans)
 
 
+@every_way
+def test_only_the_service_s_own_main_is_of_kind_main(loaded: Run, app: str, loop: str, way: str) -> None:
+    spans = loaded(app, loop, way).spans
+    assert {span.name for span in spans if span.attributes["asyncio.task.kind"] == "main"} == {"task serve"}
+
+
 @pytest.mark.parametrize("loop", LOOPS)
 def test_every_connection_of_aiohttp_is_a_task(loaded: Run, loop: str) -> None:
     """On newer Pythons aiohttp makes these by `asyncio.Task(...)`, past every task factory."""
@@ -121,8 +129,27 @@ def test_every_policy_records_the_child_tasks(instrumented: Run, app: str, loop:
     assert len(served.look_ups) == served.counts["requests"]
 
 
-@pytest.mark.parametrize(("app", "loop"), list(product(APPS, LOOPS)))
-def test_without_root_tasks_no_span_is_outside_a_request(instrumented: Run, app: str, loop: str) -> None:
-    served = instrumented(app, loop, "none")
+@every_app
+def test_each_server_span_has_one_segment_under_it(instrumented: Run, app: str, loop: str) -> None:
+    """The split of a request, whatever task the framework handles it in."""
+    served = instrumented(app, loop, "all")
+    segments = [s for s in served.spans if s.attributes.get("asyncio.task.kind") == "root_segment"]
+    parents = Counter((segment.trace_id, segment.parent_id) for segment in segments)
+    assert parents == {(server.trace_id, server.span_id): 1 for server in served.server_spans}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_connection_of_aiohttp_is_not_lost_to_its_first_request(instrumented: Run, loop: str) -> None:
+    """The task that serves a connection has a span of its own, or a segment under each of its requests."""
+    spans = instrumented("aiohttp", loop, "all").spans
+    assert len(named(spans, "task RequestHandler.start")) >= FEW_CONNECTIONS
+
+
+@every_app
+@pytest.mark.parametrize("policy", ["problems", "none"])
+def test_without_healthy_root_tasks_no_span_is_outside_a_request(
+    instrumented: Run, app: str, loop: str, policy: str
+) -> None:
+    served = instrumented(app, loop, policy)
     traces = {caller.trace_id for caller in served.callers}
-    assert not [span.name for span in served.spans if span.trace_id not in traces]
+    assert Counter(span.name for span in served.spans if span.trace_id not in traces) == {}
