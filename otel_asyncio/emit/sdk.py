@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcess
 from opentelemetry.trace import (
     DEFAULT_TRACE_STATE,
     INVALID_SPAN_CONTEXT,
+    Link,
     SpanContext,
     SpanKind,
     Status,
@@ -75,6 +76,8 @@ class TaskSpan(Lineage, sdk.Span):
     _context: SpanContext | None = None
     touched = False
     """Whether this has become a whole span of the SDK."""
+
+    links_at_end: tuple[Link, ...] = ()
 
     extra: Mapping[str, Any] = MappingProxyType({})
     """What the sampler added to the attributes."""
@@ -239,12 +242,16 @@ class SdkSpans:
             if not wanted:
                 span.drop()
                 return None
-            identify(span)
+            if isinstance(span.above, TaskSpan):
+                identify(span)
+            else:
+                self.identify(span)
         if span.dropped:
             return None
         if error is not None or span.extra or not self._plain_limits:
             self.materialise(span)
-        span.above = None
+        span.links_at_end = span.task_links
+        span.above = span.place = None  # type: ignore[assignment]
         if span.touched:
             self._finish(span, error)
         else:
@@ -271,7 +278,7 @@ class SdkSpans:
             parent=span.parent_ids,
             resource=tracer.resource,
             attributes=TaskAttributes(record),
-            links=span.task_links,
+            links=span.links_at_end,
             instrumentation_info=getattr(tracer, "instrumentation_info", None),
             status=_UNSET,
             start_time=record.wall,

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import inspect
 import sys
 import weakref
 from asyncio import base_events
 from contextlib import suppress
-from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
+from otel_asyncio.observe.create import make_create_task
 from otel_asyncio.observe.steps import make_call_soon
-from otel_asyncio.observe.tasks import make_foreign, make_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from importlib.machinery import ModuleSpec
-    from types import CodeType
 
     from otel_asyncio.observe.loops import LoopState
     from otel_asyncio.observe.observation import Observation
 
-_EAGER_FACTORY: CodeType | None = getattr(getattr(asyncio, "eager_task_factory", None), "__code__", None)
 
-_STOCK_CREATE_TASK = base_events.BaseEventLoop.create_task
-_NOT_GIVEN: Any = object()  # a factory gets the keywords that the program gave, and no others
 
 
 def replace(owner: Any, name: str, ours: Any) -> Callable[[], None]:
@@ -79,61 +73,6 @@ def _hook_class(observation: Observation, cls: Any) -> list[Callable[[], None]]:
         replace(cls, "call_exception_handler", call_exception_handler),
         replace(cls, "close", close),
     ]
-
-
-def make_create_task(observation: Observation, original: Callable[..., Any]) -> Callable[..., Any]:
-    """The `create_task` that makes observed tasks, for a class whose own is `original`.
-
-    A factory that the program has set wins and is composed with; `get_task_factory()` goes on telling the truth.
-    """
-    accepts = _keywords_of(original)
-    state_of = observation.state_of
-    stock = original is _STOCK_CREATE_TASK  # whose attributes are known; the others are asked
-
-    def create_task(
-        self: Any, coro: Any, *, name: Any = _NOT_GIVEN, context: Any = _NOT_GIVEN, **extra: Any
-    ) -> Any:
-        factory = self._task_factory if stock else self.get_task_factory()
-        closed = self._closed if stock else self.is_closed()
-        plain = type(coro) is CoroutineType or asyncio.iscoroutine(coro)
-        if factory is None and plain and not closed and not extra:
-            return make_task(
-                state_of(self),
-                self,
-                coro,
-                None if name is _NOT_GIVEN else name,
-                None if context is _NOT_GIVEN else context,
-            )
-        if name is not _NOT_GIVEN:
-            extra["name"] = name
-        if context is not _NOT_GIVEN:
-            extra["context"] = context
-        if not plain or closed or not accepts.issuperset(extra):
-            return original(self, coro, **extra)  # what asyncio refuses, asyncio refuses in its own words
-        if factory is None or _makes_stock_tasks_eagerly(factory):
-            eager = {"eager_start": True} if factory is not None else {}
-            return make_task(state_of(self), self, coro, **eager | extra)
-        return make_foreign(state_of(self), original, coro, extra.get("context"), self, coro, **extra)
-
-    return create_task
-
-
-def _keywords_of(original: Callable[..., Any]) -> set[str]:
-    """Which keywords the loop's own `create_task` takes: `eager_start` since it takes any (3.13.3, 3.14)."""
-    code = getattr(original, "__code__", None)
-    takes_any = sys.version_info >= (3, 13) if code is None else bool(code.co_flags & inspect.CO_VARKEYWORDS)
-    return {"name", "context"} | ({"eager_start"} if takes_any else set())
-
-
-def _makes_stock_tasks_eagerly(factory: Any) -> bool:
-    """Whether this is `asyncio.eager_task_factory`, which may then be done with our class.
-
-    By its code, as anyio knows it: every product of `create_eager_task_factory` has the same.
-    """
-    if _EAGER_FACTORY is None or getattr(factory, "__code__", None) is not _EAGER_FACTORY:
-        return False
-    cell = factory.__closure__[_EAGER_FACTORY.co_freevars.index("custom_task_constructor")]
-    return cell.cell_contents is asyncio.tasks.Task
 
 
 def _watch_registrations(observation: Observation) -> Callable[[], None]:

@@ -7,7 +7,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.code import called_from, creation_site, describe
-from otel_asyncio.observe.records import Kind, TaskRecord, Unrecorded
+from otel_asyncio.observe.records import Kind, TaskRecord
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -62,7 +62,7 @@ class LoopState:
         self.closed = False
         self.running: TaskRecord | None = None
         self.expected: TaskRecord | None = None
-        self.unrecorded = Unrecorded(self)
+        self.unrecorded = observation.unrecorded
         weakref.finalize(loop, self._loop_is_gone, self.id, observation.counters.retire, self.shard).atexit = False
 
     @staticmethod
@@ -92,7 +92,7 @@ class LoopState:
                 if place is None:
                     return self.unrecorded, context
             kind = Kind.EAGER if eager else Kind.TASK if self.running is not None else self._kind_from_outside(coro)
-            site = None if kind in _MADE_BY_THE_LOOP else creation_site(3)
+            site = None if kind in _MADE_BY_THE_LOOP else creation_site(4)
             clock = observation.clock
             record = TaskRecord(self, clock.monotonic_ns(), clock.wall_ns(), kind, code, qualname, site)
             context = observation.sink.opened(record, place, context)
@@ -128,7 +128,7 @@ class LoopState:
                 return self.unrecorded
             code, qualname = describe(coro)
             kind = (Kind.EAGER if suspended else Kind.TASK) if known else Kind.ADOPTED
-            site = creation_site(3) if known else None
+            site = creation_site(4) if known else None
             clock = observation.clock
             record = TaskRecord(self, clock.monotonic_ns(), clock.wall_ns(), kind, code, qualname, site)
             observation.sink.opened(record, place, context)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from otel_asyncio.observe.loops import LoopState
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.problems import Problem, ProblemKind, from_handler
-from otel_asyncio.observe.records import Outcome, TaskRecord
+from otel_asyncio.observe.records import Outcome, TaskRecord, Unrecorded
+from otel_asyncio.observe.tasks import counted
 from otel_asyncio.observe.steps import make_step, make_unrecorded_step, takes_handles_directly
 
 if TYPE_CHECKING:
@@ -40,7 +41,15 @@ class Observation:
         self.creation, self.ending, self.problems = Guard("creation"), Guard("ending"), Guard("problems")
         self.place = sink.place
         self.step = make_step(self)
-        self.unrecorded_step = make_unrecorded_step(self)
+        self._plain_classes: dict[type, type[asyncio.Task[Any]]] = {}
+        self.unrecorded = Unrecorded(make_unrecorded_step(self))
+
+    def plain_class(self, base: type[asyncio.Task[Any]]) -> type[asyncio.Task[Any]]:
+        """The class of tasks that are counted and no more."""
+        cls = self._plain_classes.get(base)
+        if cls is None:
+            cls = self._plain_classes[base] = counted(base, self.unrecorded)
+        return cls
 
     def switch_off_creation(self, error: BaseException) -> None:
         """From now on no task is recorded."""
@@ -131,7 +140,7 @@ class Observation:
         """The last step of a task without a record is over."""
         error = None if (cancelled := task.cancelled()) else task._exception
         outcome = Outcome.CANCELLATION if cancelled else Outcome.SUCCESS if error is None else _outcome(error)
-        task._otel_asyncio.loop.shard.ended[outcome] += 1
+        task.get_loop()._otel_asyncio.shard.ended[outcome] += 1
         if self.outbox:
             self.drain()
 
@@ -182,8 +191,8 @@ class Observation:
         if isinstance(record, TaskRecord):
             record.name = task.get_name()
             record.problem = ProblemKind.TASK_DESTROYED_PENDING
-        elif record is not None and not record.loop.closed:
-            record.loop.shard.ended[Outcome.DESTROYED] += 1
+        elif record is not None and not (state := task.get_loop()._otel_asyncio).closed:
+            state.shard.ended[Outcome.DESTROYED] += 1
 
     def drain(self) -> None:
         """Emit what waits in the outbox. Called where no finalizer runs."""

@@ -171,15 +171,11 @@ class TaskRecord:
 
 
 class Unrecorded:
-    """Stands in for the record of every task of a loop that gets no span: counted, not timed."""
+    """Stands in for the record of every task that gets no span: counted, not timed."""
 
     timed = False
 
-    __slots__ = ("loop", "step")
+    __slots__ = ("step",)
 
-    def __init__(self, loop: LoopState) -> None:
-        self.loop = loop
-        self.step: Callable[..., None] = loop.observation.unrecorded_step
-
-    def abandon(self) -> None:
-        """The task could not be made after all."""
+    def __init__(self, step: Callable[..., None]) -> None:
+        self.step = step

@@ -96,14 +96,23 @@ def make_call_soon(observation: Observation, original: Callable[..., Any]) -> Ca
                 record = adopt(self, task, context)
             if record.timed:
                 record.ready = now()
-            args = (callback, args[0]) if args else (callback,)
-            callback = bind(record.step, task)
-        if type(self) in direct and not self._debug and not self._closed:
+            step = bind(record.step, task)
+            if type(self) in direct and not self._debug and not self._closed:
+                handle = Handle(step, (callback, args[0]) if args else (callback,), self, context)
+                self._ready.append(handle)
+                return handle
+            if args:
+                handle = original(self, step, callback, args[0], context=context)
+            else:
+                handle = original(self, step, callback, context=context)
+        elif type(self) in direct and not self._debug and not self._closed:
             handle = Handle(callback, args, self, context)
             self._ready.append(handle)
             return handle
-        handle = original(self, callback, *args, context=context)
-        drop_own_frames(handle)
+        else:
+            handle = original(self, callback, *args, context=context)
+        if self.get_debug():
+            drop_own_frames(handle)
         return handle
 
     return call_soon

@@ -22,12 +22,20 @@ _NAMES_BECOME_NONE = (3, 13, 0) <= sys.version_info[:3] <= (3, 13, 2)
 
 @cache
 def observed(base: type[asyncio.Task[Any]]) -> type[asyncio.Task[Any]]:
-    """The observed subclass of a task class.
+    """The subclass of a task class that has a slot for the record of each task.
 
     Asked with `asyncio.tasks.Task` as it is at the time: nest_asyncio and CPython's own tests put the pure-Python
     class there, and a C task on such a loop would live in another world of current tasks.
     """
-    body: dict[str, Any] = {"__slots__": ("_otel_asyncio",), "__module__": base.__module__, "__doc__": base.__doc__}
+    return _subclass(base, {"__slots__": ("_otel_asyncio",)})
+
+
+def counted(base: type[asyncio.Task[Any]], unrecorded: Unrecorded) -> type[asyncio.Task[Any]]:
+    """The subclass of a task class whose tasks have one stand-in for a record: nothing is done for each of them."""
+    return _subclass(base, {"__slots__": (), "_otel_asyncio": unrecorded})
+
+
+def _subclass(base: type[asyncio.Task[Any]], body: dict[str, Any]) -> type[asyncio.Task[Any]]:
     if _NAMES_BECOME_NONE:
 
         def set_name(self: Any, value: object) -> None:
@@ -35,7 +43,7 @@ def observed(base: type[asyncio.Task[Any]]) -> type[asyncio.Task[Any]]:
                 base.set_name(self, value)
 
         body["set_name"] = set_name
-    cls = type(base)(base.__name__, (base,), body)
+    cls = type(base)(base.__name__, (base,), body | {"__module__": base.__module__, "__doc__": base.__doc__})
     cls.__qualname__ = base.__qualname__
     return cls
 
@@ -43,20 +51,30 @@ def observed(base: type[asyncio.Task[Any]]) -> type[asyncio.Task[Any]]:
 def make_task(
     state: LoopState, loop: Any, coro: Any, name: Any = None, context: Context | None = None, eager_start: Any = False
 ) -> Any:
-    """Make the task that asyncio would make, observed.
+    """Make the task that asyncio would make, observed."""
+    eager = eager_start and loop.is_running()  # the test of the C constructor: else it is scheduled as ever
+    place = state.place(context)
+    if place is not None:
+        return make_recorded(state, place, loop, coro, name, context, eager=eager)
+    cls = state.observation.plain_class(asyncio.tasks.Task)
+    if eager:
+        task: Any = cls.__new__(cls)
+        _start_eagerly(state.unrecorded, task, loop, coro, name, context)
+    else:
+        task = cls(coro, loop=loop, name=name, context=context)
+    return _made(state, task)
+
+
+def make_recorded(
+    state: LoopState, place: Any, loop: Any, coro: Any, name: Any, context: Context | None, *, eager: Any = False
+) -> Any:
+    """Make a task at a place in a trace.
 
     The record is in its place before the constructor runs, because the constructor announces the first step.
     """
+    record, context = state.admit(place, coro, context, eager=eager)
     cls = observed(asyncio.tasks.Task)
-    eager = eager_start and loop.is_running()  # the test of the C constructor: else it is scheduled as ever
     task: Any = cls.__new__(cls)
-    record: Any = state.unrecorded
-    try:
-        place = state.observation.place(context, state.running)
-    except Exception as error:  # noqa: BLE001 - the border of the package
-        place = state.observation.switch_off_creation(error)
-    if place is not None:
-        record, context = state.admit(place, coro, context, eager=eager)
     task._otel_asyncio = record
     if record.timed:
         record.begin(task)
@@ -66,8 +84,13 @@ def make_task(
         else:
             cls.__init__(task, coro, loop=loop, name=name, context=context)
     except BaseException:
-        record.abandon()
+        if record.timed:
+            record.abandon()
         raise
+    return _made(state, task)
+
+
+def _made(state: LoopState, task: Any) -> Any:
     state.shard.started += 1
     if task._source_traceback:
         drop_own_frames(task)

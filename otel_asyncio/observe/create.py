@@ -1,0 +1,93 @@
+"""The `create_task` of an observed loop: makes the tasks itself, or lets the program's own factory make them."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+from asyncio import base_events
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any
+
+from otel_asyncio.observe.tasks import drop_own_frames, make_foreign, make_recorded, make_task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import CodeType
+
+    from otel_asyncio.observe.observation import Observation
+
+_EAGER_FACTORY: CodeType | None = getattr(getattr(asyncio, "eager_task_factory", None), "__code__", None)
+_STOCK = base_events.BaseEventLoop.create_task
+_NOT_GIVEN: Any = object()  # a factory gets the keywords that the program gave, and no others
+
+
+def make_create_task(observation: Observation, original: Callable[..., Any]) -> Callable[..., Any]:
+    """The `create_task` that makes observed tasks, for a class whose own is `original`.
+
+    A factory that the program has set wins and is composed with; `get_task_factory()` goes on telling the truth. The
+    first branch is the usual case, written out: a coroutine, no factory, no keyword but name and context.
+    """
+    elaborate = _make_elaborate(observation, original)
+    state_of, plain_class = observation.state_of, observation.plain_class
+    stock = original is _STOCK  # whose attributes are known; the others are asked
+    tasks = asyncio.tasks
+
+    def create_task(self: Any, coro: Any, *, name: Any = _NOT_GIVEN, context: Any = _NOT_GIVEN, **extra: Any) -> Any:
+        factory, closed = (self._task_factory, self._closed) if stock else (self.get_task_factory(), self.is_closed())
+        if factory is not None or closed or extra or type(coro) is not CoroutineType:
+            return elaborate(self, coro, name, context, extra)
+        name, context = None if name is _NOT_GIVEN else name, None if context is _NOT_GIVEN else context
+        state = state_of(self)
+        try:
+            place = observation.place(context, state.running)
+        except Exception as error:  # noqa: BLE001 - the border of the package
+            place = observation.switch_off_creation(error)
+        if place is not None:
+            return make_recorded(state, place, self, coro, name, context)
+        task = plain_class(tasks.Task)(coro, loop=self, name=name, context=context)
+        state.shard.started += 1
+        if task._source_traceback:
+            drop_own_frames(task)
+        return task
+
+    return create_task
+
+
+def _make_elaborate(observation: Observation, original: Callable[..., Any]) -> Callable[..., Any]:
+    accepts = _keywords_of(original)
+
+    def elaborate(loop: Any, coro: Any, name: Any, context: Any, given: dict[str, Any]) -> Any:
+        if name is not _NOT_GIVEN:
+            given["name"] = name
+        if context is not _NOT_GIVEN:
+            given["context"] = context
+        if not asyncio.iscoroutine(coro) or loop.is_closed() or not accepts.issuperset(given):
+            return original(loop, coro, **given)  # what asyncio refuses, asyncio refuses in its own words
+        factory = loop.get_task_factory()
+        state = observation.state_of(loop)
+        if factory is None:
+            return make_task(state, loop, coro, **given)
+        if _makes_stock_tasks_eagerly(factory):
+            return make_task(state, loop, coro, **{"eager_start": True} | given)
+        return make_foreign(state, original, coro, given.get("context"), loop, coro, **given)
+
+    return elaborate
+
+
+def _keywords_of(original: Callable[..., Any]) -> set[str]:
+    """Which keywords the loop's own `create_task` takes: `eager_start` since it takes any (3.13.3, 3.14)."""
+    code = getattr(original, "__code__", None)
+    takes_any = sys.version_info >= (3, 13) if code is None else bool(code.co_flags & inspect.CO_VARKEYWORDS)
+    return {"name", "context"} | ({"eager_start"} if takes_any else set())
+
+
+def _makes_stock_tasks_eagerly(factory: Any) -> bool:
+    """Whether this is `asyncio.eager_task_factory`, which may then be done with our class.
+
+    By its code, as anyio knows it: every product of `create_eager_task_factory` has the same.
+    """
+    if _EAGER_FACTORY is None or getattr(factory, "__code__", None) is not _EAGER_FACTORY:
+        return False
+    cell = factory.__closure__[_EAGER_FACTORY.co_freevars.index("custom_task_constructor")]
+    return cell.cell_contents is asyncio.tasks.Task
