@@ -86,9 +86,7 @@ class AsyncioInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             meter_provider: where the metrics will go; default: the global provider.
             settings: what is recorded; default: the environment's, `Settings.from_env()`.
         """
-        super().instrument(
-            tracer_provider=tracer_provider, meter_provider=meter_provider, settings=settings, **kwargs
-        )
+        super().instrument(tracer_provider=tracer_provider, meter_provider=meter_provider, settings=settings, **kwargs)
 
     def uninstrument(self, **kwargs: Any) -> None:
         """Stop tracing: puts back every attribute that is still ours. Tasks that run go on, unobserved."""

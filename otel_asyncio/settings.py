@@ -222,6 +222,10 @@ class Settings:
                     given[item.name] = item.metadata["check"](item.metadata["read"](text))
                 except _Invalid as error:
                     logger.warning(
-                        "otel_asyncio: %s=%r is wrong: give %s. Using the default, %r", variable, text, error, item.default
+                        "otel_asyncio: %s=%r is wrong: give %s. Using the default, %r",
+                        variable,
+                        text,
+                        error,
+                        item.default,
                     )
         return cls(**given)

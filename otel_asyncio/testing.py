@@ -1,9 +1,9 @@
 """For tests: a loop on virtual time, spans kept in memory, and a whole trace as a few lines of text.
 
-    loop = AutojumpLoop()
-    with record(clock=loop.clock) as recorder, asyncio.Runner(loop_factory=lambda: loop) as runner:
-        runner.run(main())
-    assert recorder.render() == ...
+loop = AutojumpLoop()
+with record(clock=loop.clock) as recorder, asyncio.Runner(loop_factory=lambda: loop) as runner:
+    runner.run(main())
+assert recorder.render() == ...
 """
 
 from __future__ import annotations
@@ -158,9 +158,7 @@ def record(
             stack.enter_context(patch.object(sdk, "time_ns", clock.wall_ns))
         if process_wide:
             stack.callback(ours.uninstrument)
-            ours.instrument(
-                tracer_provider=recorder.tracer_provider, settings=recorder.settings, clock=recorder.clock
-            )
+            ours.instrument(tracer_provider=recorder.tracer_provider, settings=recorder.settings, clock=recorder.clock)
         yield recorder
 
 
@@ -191,7 +189,9 @@ def render(spans: Iterable[ReadableSpan], digits: int = 9) -> str:
 
 def _parts(span: ReadableSpan, zero: int, digits: int, by_id: dict[Any, ReadableSpan]) -> Iterator[str]:
     attributes = span.attributes or {}
-    times = ("…" if time is None else _number((time - zero) / _SECOND, digits) for time in (span.start_time, span.end_time))
+    times = (
+        "…" if time is None else _number((time - zero) / _SECOND, digits) for time in (span.start_time, span.end_time)
+    )
     yield from (span.name, "–".join(times))
     if outcome := attributes.get(names.TASK_OUTCOME, "error" if span.status.status_code is StatusCode.ERROR else ""):
         yield str(outcome)

@@ -36,6 +36,17 @@ def needs_python(*version: int) -> pytest.MarkDecorator:
     return pytest.mark.skipif(sys.version_info < version, reason=reason)
 
 
+def eager_factory() -> Any:
+    """asyncio's own eager factory, on a loop that can have it."""
+    return asyncio.eager_task_factory  # type: ignore[attr-defined,unused-ignore]
+
+
+def skip_where_bare_uvloop_cannot(loop_kind: str) -> None:
+    """uvloop passes `eager_start=None` to every factory; asyncio's own refuses that before 3.13.3."""
+    if loop_kind == "uvloop" and (3, 13) <= sys.version_info < (3, 13, 3):
+        pytest.skip("needs Python 3.13.3: before, uvloop cannot have asyncio's eager factory, traced or not")
+
+
 def loop_maker(kind: str) -> NewLoop:
     """What makes a loop of this kind."""
     if kind == "asyncio":
@@ -153,10 +164,15 @@ class TracedRun:
         if self.way == "instrumentor":
             with instrumented(self.spans, **settings):
                 return run_on(self.loop_with(inner), main, debug=debug)
-        factory = otel_asyncio.task_factory(
+        return run_on(self.loop_with(self.factory(inner, **settings)), main, debug=debug)
+
+    def factory(self, inner: Any = None, **settings: Any) -> Any:
+        """What the program sets on a loop to have its tasks made by `inner` and, this way, traced."""
+        if self.way == "instrumentor":
+            return inner
+        return otel_asyncio.task_factory(
             inner, tracer_provider=self.spans.provider, settings=Settings(**settings)
         )
-        return run_on(self.loop_with(factory), main, debug=debug)
 
     def loop_with(self, factory: Any) -> NewLoop:
         """Makes loops with this task factory."""

@@ -69,9 +69,7 @@ class ApiSpans:
             identify(span)
         return None if span.dropped else span
 
-    def close(
-        self, record: TaskRecord, task_span: ApiTaskSpan, error: BaseException | None, *, wanted: bool
-    ) -> SpanContext | None:
+    def close(self, task_span: ApiTaskSpan, error: BaseException | None, *, wanted: bool) -> SpanContext | None:
         """End a task's span. Returns its ids if it was handed to the provider."""
         if not (wanted or task_span.identified):
             task_span.drop()
@@ -81,6 +79,7 @@ class ApiSpans:
         if task_span.dropped:
             return None
         if span.is_recording():  # unless the program has ended it
+            record = task_span.record
             end_time = record.wall + record.ended - record.created
             span.set_attributes(end_attributes(record))
             if error is not None:

@@ -21,5 +21,5 @@ def error_type(error: BaseException) -> str:
 def record_error(span: Span, error: BaseException, timestamp: int) -> None:
     """Status ERROR, `error.type` and the exception's event."""
     span.set_attribute(names.ERROR_TYPE, error_type(error))
-    span.record_exception(error, timestamp=timestamp)  # type: ignore[arg-type]
+    span.record_exception(error, timestamp=timestamp)
     span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))

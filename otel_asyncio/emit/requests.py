@@ -88,7 +88,7 @@ class RequestSpans(SpanProcessor):
         """Take this processor out of the provider again, or silence it where the provider does not let it go."""
         self.active = False
         self._open.clear()
-        multi = getattr(provider, "_active_span_processor", None)
+        multi: Any = getattr(provider, "_active_span_processor", None)
         processors = getattr(multi, "_span_processors", None)
         if isinstance(processors, tuple):
             multi._span_processors = tuple(item for item in processors if item is not self)

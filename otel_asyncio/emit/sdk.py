@@ -47,8 +47,6 @@ _SILENT_AT_START = {sdk.SpanProcessor.on_start, BatchSpanProcessor.on_start, Sim
 _SILENT_AT_ENDING = {sdk.SpanProcessor._on_ending, BatchSpanProcessor._on_ending, SimpleSpanProcessor._on_ending}
 
 
-
-
 def _ids_maker() -> Callable[[tuple[int, int, bool, TraceFlags, TraceState, bool]], SpanContext]:
     """`SpanContext` without its Python-level constructor, where it is the tuple we know; else the constructor."""
     probe = SpanContext(1, 2, False, TraceFlags(_SAMPLED), DEFAULT_TRACE_STATE)
@@ -185,9 +183,9 @@ class SdkSpans:
         """Ask the sampler, as the SDK's `start_span` would, and make the ids."""
         parent, ids = span.find_parent(), self._tracer.id_generator
         if parent is not None and self._children_are_sampled:
-            trace_id, _, is_remote, flags, state, _ = parent
-            if flags & _SAMPLED and not is_remote:
-                span._context = _make_ids((trace_id, ids.generate_span_id(), False, flags, state, True))
+            trace_id, _, is_remote, inherited, state, _ = parent
+            if inherited & _SAMPLED and not is_remote:
+                span._context = _make_ids((trace_id, ids.generate_span_id(), False, inherited, state, True))
                 return
         trace_id = ids.generate_trace_id() if parent is None else parent.trace_id
         result = self._tracer.sampler.should_sample(
@@ -220,7 +218,7 @@ class SdkSpans:
         sdk.Span.__init__(
             span,
             name=names.task_span(record.qualname),
-            context=span._context,
+            context=span.context,
             parent=parent,
             sampler=tracer.sampler,
             resource=tracer.resource,
@@ -234,9 +232,7 @@ class SdkSpans:
         )
         span.start(start_time=record.wall, parent_context=span.sampling_context())
 
-    def close(
-        self, record: TaskRecord, span: TaskSpan, error: BaseException | None, *, wanted: bool
-    ) -> SpanContext | None:
+    def close(self, span: TaskSpan, error: BaseException | None, *, wanted: bool) -> SpanContext | None:
         """End a task's span. Returns its ids if it was handed to the processors."""
         if span._context is None:
             if not wanted:
@@ -294,8 +290,7 @@ def _end_time(record: TaskRecord) -> int:
 def _samples_children(sampler: object) -> bool:
     """Whether a sampled local parent means a sampled child with nothing added, so that nobody need be asked."""
     return sampler is sampling.ALWAYS_ON or (
-        type(sampler) is sampling.ParentBased
-        and getattr(sampler, "_local_parent_sampled", None) is sampling.ALWAYS_ON
+        type(sampler) is sampling.ParentBased and getattr(sampler, "_local_parent_sampled", None) is sampling.ALWAYS_ON
     )
 
 

@@ -86,7 +86,8 @@ class SpanSink:
             if place.parent is not None and self._policy.detaches(function):
                 place = place._replace(parent=None, spawner=place.parent.get_span_context())
         spans = self._tracing.spans
-        record.span = span = spans and spans.open(record, place)
+        span: Any = spans.open(record, place) if spans is not None else None
+        record.span = span
         if span is None or place.rooted or context is not None:
             return context
         return context_with(span.current, place.telemetry or {})
@@ -99,7 +100,7 @@ class SpanSink:
         )
         spans = self._tracing.spans
         # The span knows the record; from here on the record knows only the ids, or the two would be a cycle.
-        record.span = spans and spans.close(record, span, error if outcome in _FAILURES else None, wanted=wanted)
+        record.span = spans and spans.close(span, error if outcome in _FAILURES else None, wanted=wanted)
 
     def problem(self, problem: Problem) -> None:
         """Report a problem."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,7 @@ class Tracing:
         self._request_links = request_links
         self._requests: RequestSpans | None = None
         self._known = False
+        self._lock = threading.Lock()
 
     def resolve(self) -> SdkSpans | ApiSpans | None:
         """The way of making spans; None as long as there is no provider that records."""
@@ -60,11 +62,17 @@ class Tracing:
         provider: Any = self.provider or trace.get_tracer_provider()
         if isinstance(provider, ProxyTracerProvider):
             return None
-        self._known, self.provider = True, provider
+        with self._lock:
+            if not self._known:
+                self._meet(provider)
+        return self.spans
+
+    def _meet(self, provider: Any) -> None:
+        self.provider = provider
         self.tracer = provider.get_tracer(SCOPE, version("otel-asyncio"), schema_url=names.SCHEMA_URL)
         if not isinstance(self.tracer, NoOpTracer):
             self.spans = self._after_the_fact(provider) or ApiSpans(self.tracer)
-        return self.spans
+        self._known = True
 
     def _after_the_fact(self, provider: Any) -> SdkSpans | None:
         """The fast way, where the tracer is the SDK's own and has the parts that it needs."""

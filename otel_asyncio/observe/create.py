@@ -13,11 +13,10 @@ from otel_asyncio.observe.tasks import drop_own_frames, make_foreign, make_recor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import CodeType
 
     from otel_asyncio.observe.observation import Observation
 
-_EAGER_FACTORY: CodeType | None = getattr(getattr(asyncio, "eager_task_factory", None), "__code__", None)
+_EAGER_FACTORY: Any = getattr(getattr(asyncio, "eager_task_factory", None), "__code__", None)
 _STOCK = base_events.BaseEventLoop.create_task
 _NOT_GIVEN: Any = object()  # a factory gets the keywords that the program gave, and no others
 
@@ -42,10 +41,11 @@ def make_create_task(observation: Observation, original: Callable[..., Any]) -> 
         try:
             place = observation.place(context, state.running)
         except Exception as error:  # noqa: BLE001 - the border of the package
-            place = observation.switch_off_creation(error)
+            observation.switch_off_creation(error)
+            place = None
         if place is not None:
             return make_recorded(state, place, self, coro, name, context)
-        task = plain_class(tasks.Task)(coro, loop=self, name=name, context=context)
+        task: Any = plain_class(tasks.Task)(coro, loop=self, name=name, context=context)
         state.shard.started += 1
         if task._source_traceback:
             drop_own_frames(task)
@@ -87,7 +87,8 @@ def _makes_stock_tasks_eagerly(factory: Any) -> bool:
 
     By its code, as anyio knows it: every product of `create_eager_task_factory` has the same.
     """
-    if _EAGER_FACTORY is None or getattr(factory, "__code__", None) is not _EAGER_FACTORY:
+    code = getattr(factory, "__code__", None)
+    if code is None or code is not _EAGER_FACTORY:
         return False
-    cell = factory.__closure__[_EAGER_FACTORY.co_freevars.index("custom_task_constructor")]
+    cell = factory.__closure__[code.co_freevars.index("custom_task_constructor")]
     return cell.cell_contents is asyncio.tasks.Task

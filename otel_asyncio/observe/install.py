@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from otel_asyncio.observe.observation import Observation
 
 
-
-
 def replace(owner: Any, name: str, ours: Any) -> Callable[[], None]:
     """Set an attribute; what is returned puts back what was there, if what is there is still ours."""
     before = vars(owner).get(name, replace)
@@ -53,6 +51,7 @@ def install_on_classes(observation: Observation) -> Callable[[], None]:
         undos += _hook_class(observation, sys.modules["uvloop"].Loop)
     else:
         undos.append(_when_imported("uvloop", lambda module: undos.extend(_hook_class(observation, module.Loop))))
+    undos.insert(0, observation.forget_loops)
     _adopt_running(observation)
     return lambda: undo_all(undos)
 
@@ -145,9 +144,7 @@ class _ImportHook:
         self.name = name
         self.then = then
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: Any = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
         """Find the module as the others would, and wrap its execution."""
         if name != self.name:
             return None
@@ -166,10 +163,10 @@ class _ImportHook:
     def remove(self) -> None:
         """Stop looking."""
         with suppress(ValueError):
-            sys.meta_path.remove(self)  # type: ignore[arg-type]
+            sys.meta_path.remove(self)
 
 
 def _when_imported(name: str, then: Callable[[Any], None]) -> Callable[[], None]:
     hook = _ImportHook(name, then)
-    sys.meta_path.insert(0, hook)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, hook)
     return hook.remove

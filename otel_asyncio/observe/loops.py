@@ -63,6 +63,7 @@ class LoopState:
         self.running: TaskRecord | None = None
         self.expected: TaskRecord | None = None
         self.unrecorded = observation.unrecorded
+        # Not at exit: nothing is left to be counted there.
         weakref.finalize(loop, self._loop_is_gone, self.id, observation.counters.retire, self.shard).atexit = False
 
     @staticmethod

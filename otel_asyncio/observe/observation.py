@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,8 @@ from otel_asyncio.observe.loops import LoopState
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.problems import Problem, ProblemKind, from_handler
 from otel_asyncio.observe.records import Outcome, TaskRecord, Unrecorded
-from otel_asyncio.observe.tasks import counted
 from otel_asyncio.observe.steps import make_step, make_unrecorded_step, takes_handles_directly
+from otel_asyncio.observe.tasks import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,9 +39,11 @@ class Observation:
         self.counters = counters
         self.outbox: deque[TaskRecord | Problem] = deque()
         self.direct: set[type] = set()
+        self._exits: list[BaseException] = []
+        self.loops: weakref.WeakSet[Any] = weakref.WeakSet()
         self.creation, self.ending, self.problems = Guard("creation"), Guard("ending"), Guard("problems")
         self.place = sink.place
-        self.step = make_step(self)
+        self.step: Any = make_step(self)
         self._plain_classes: dict[type, type[asyncio.Task[Any]]] = {}
         self.unrecorded = Unrecorded(make_unrecorded_step(self))
 
@@ -66,9 +69,20 @@ class Observation:
     def enrol(self, loop: Any) -> LoopState:
         """Take a loop in."""
         state = loop._otel_asyncio = LoopState(self, loop)
+        self.loops.add(loop)
         if takes_handles_directly(type(loop)):
             self.direct.add(type(loop))
         return state
+
+    def forget_loops(self) -> None:
+        """Take the states off the loops again. What still runs there is no longer followed, nor kept."""
+        for loop in tuple(self.loops):
+            state: LoopState | None = getattr(loop, "_otel_asyncio", None)
+            if state is not None and state.observation is self:
+                for record in tuple(state.alive):
+                    record.abandon()
+                del loop._otel_asyncio
+        self.loops.clear()
 
     @staticmethod
     def is_idle() -> bool:
@@ -144,12 +158,34 @@ class Observation:
         if self.outbox:
             self.drain()
 
+    def note_exit(self, error: BaseException) -> None:
+        """An exception leaves the loop through a step: its traceback shall not show ours once the loop is closed.
+
+        Not before, since the traceback grows frame by frame while the exception is on its way.
+        """
+        self._exits.append(error)
+
+    def _clean_exits(self) -> None:
+        steps = {self.step.__code__, self.unrecorded.step.__code__}
+        while self._exits:
+            error = self._exits.pop()
+            before, entry = None, error.__traceback__
+            while entry is not None:
+                if entry.tb_frame.f_code not in steps:
+                    before = entry
+                elif before is None:
+                    error.__traceback__ = entry.tb_next
+                else:
+                    before.tb_next = entry.tb_next
+                entry = entry.tb_next
+
     def loop_closed(self, loop: Any) -> None:
         """Whatever is pending on a closed loop stays so."""
         state: LoopState | None = getattr(loop, "_otel_asyncio", None)
         if state is None or state.closed:
             return
         state.closed = True
+        self._clean_exits()
         try:
             now = self.clock.monotonic_ns()
             for record in tuple(state.alive):
@@ -161,7 +197,7 @@ class Observation:
             self.ending.fail(failure)
 
     def _end_unfinished(self, record: TaskRecord, outcome: Outcome, now: int) -> None:
-        task = record.task and record.task()
+        task = record.task() if record.task is not None else None
         if task is not None:
             record.name = task.get_name()
         record.end(outcome, now)

@@ -53,6 +53,7 @@ class Guard:
         if not self.failed:
             self.failed = True
             logger.error(
-                "otel_asyncio: observing the %s of tasks failed and is switched off; the program goes on", self.name,
+                "otel_asyncio: observing the %s of tasks failed and is switched off; the program goes on",
+                self.name,
                 exc_info=error,
             )

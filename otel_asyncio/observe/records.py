@@ -178,4 +178,4 @@ class Unrecorded:
     __slots__ = ("step",)
 
     def __init__(self, step: Callable[..., None]) -> None:
-        self.step = step
+        self.step: Any = step

@@ -49,6 +49,8 @@ def _step_type() -> type:
     return type(loop.caught)
 
 
+# What asyncio lets through a step and out of the loop; everything else stays in the task.
+EXITS = (SystemExit, KeyboardInterrupt)
 STEP_TYPE = _step_type()
 _NO_FUTURE = object()  # a plain step; a wake-up has the future that was awaited as its argument
 _PyTask: Any = asyncio.tasks._PyTask  # type: ignore[attr-defined]
@@ -121,7 +123,7 @@ def make_call_soon(observation: Observation, original: Callable[..., Any]) -> Ca
 def make_step(observation: Observation) -> Callable[..., None]:
     """The step of a recorded task: two clock reads and a few integers around asyncio's own."""
     now = observation.clock.monotonic_ns
-    finish = observation.finish
+    finish, note_exit = observation.finish, observation.note_exit
     nothing = _NO_FUTURE
 
     def step(task: Any, callback: Any, future: Any = nothing) -> None:
@@ -145,6 +147,9 @@ def make_step(observation: Observation) -> Callable[..., None]:
                 callback()
             else:
                 callback(future)
+        except EXITS as error:
+            note_exit(error)
+            raise
         finally:
             ended = record.suspended = now()
             loop.running = outer
@@ -164,7 +169,7 @@ def make_step(observation: Observation) -> Callable[..., None]:
 
 def make_unrecorded_step(observation: Observation) -> Callable[..., None]:
     """The step of a task that gets no span: its end is counted."""
-    finish = observation.finish_unrecorded
+    finish, note_exit = observation.finish_unrecorded, observation.note_exit
     nothing = _NO_FUTURE
 
     def step(task: Any, callback: Any, future: Any = nothing) -> None:
@@ -173,9 +178,12 @@ def make_unrecorded_step(observation: Observation) -> Callable[..., None]:
                 callback()
             else:
                 callback(future)
+        except EXITS as error:
+            note_exit(error)
+            raise
         finally:
             if task.done():
                 finish(task)
-            task = callback = future = None  # type: ignore[assignment]
+            task = callback = future = None
 
     return step

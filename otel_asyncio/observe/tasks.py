@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from asyncio import base_events
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,10 @@ def _subclass(base: type[asyncio.Task[Any]], body: dict[str, Any]) -> type[async
                 base.set_name(self, value)
 
         body["set_name"] = set_name
-    cls = type(base)(base.__name__, (base,), body | {"__module__": base.__module__, "__doc__": base.__doc__})
+    metaclass: Any = type(base)
+    cls: type[asyncio.Task[Any]] = metaclass(
+        base.__name__, (base,), body | {"__module__": base.__module__, "__doc__": base.__doc__}
+    )
     cls.__qualname__ = base.__qualname__
     return cls
 
@@ -94,6 +98,7 @@ def _made(state: LoopState, task: Any) -> Any:
     state.shard.started += 1
     if task._source_traceback:
         drop_own_frames(task)
+        _drop_loops_frame(task)
     return task
 
 
@@ -127,7 +132,10 @@ def make_foreign(
     a context that has it, from which the task takes its own copy; not where the program chose the context.
     """
     place = state.place(context)
-    record, ours = (state.unrecorded, context) if place is None else state.admit(place, coro, context, eager=False)
+    record: Any = state.unrecorded
+    ours: Any = context
+    if place is not None:
+        record, ours = state.admit(place, coro, context, eager=False)
     if not record.timed:
         return make(*args, **kwargs)
     state.expected = record
@@ -150,4 +158,11 @@ def drop_own_frames(made: Any) -> None:
     """In debug mode, take this package's frames off the end of where a task or handle says it was made."""
     stack = getattr(made, "_source_traceback", None)
     while stack and stack[-1].filename.startswith(PACKAGE):
+        del stack[-1]
+
+
+def _drop_loops_frame(task: Any) -> None:
+    """And the frame of the loop's own `create_task`, which asyncio takes off only where no factory is set."""
+    stack = task._source_traceback
+    if stack and stack[-1].name == "create_task" and stack[-1].filename == base_events.__file__:
         del stack[-1]

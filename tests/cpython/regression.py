@@ -19,9 +19,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent.parent
 STARTUP = HERE / "traced_startup.py"
-MODULE_TIMEOUT_SECONDS = 400
+MODULE_TIMEOUT_SECONDS = 300
 PROGRESS = re.compile(r"\[ *\d+/\d+(?:/\d+)?\] (?P<module>\S+) (?P<outcome>[a-z].*)")
 DURATION = re.compile(r" \([\d.]+ (?:sec|min)[^)]*\)| in [\d.]+ (?:sec|min).*| -- running .*")
+SUMMARY = "== Tests result"
 UNREMARKABLE = ("passed", "skipped")
 
 
@@ -57,7 +58,6 @@ class Suite:
     def __init__(self, folder: Path, *, traced: bool) -> None:
         self.folder = folder
         self.notes = folder / "notes"
-        self.logs: list[Path] = []
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
         self.python = folder / "venv" / "bin" / "python"
         if traced:
@@ -90,20 +90,24 @@ class Suite:
         command += ["--junit-xml", str(report)]
         for name in only:
             command += ["-m", name]
-        self.logs.append(self.folder / f"regrtest-{len(self.logs)}.log")
-        with self.logs[-1].open("w", encoding="utf-8") as log:
+        log = self.folder / "regrtest.log"
+        with log.open("w", encoding="utf-8") as output:
             subprocess.run(
                 [*command, *modules], check=False, cwd=self.folder, env=_environment(os.environ),
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
-        if not report.exists():
-            message = f"regrtest left no report; it said:\n{_tail(self.logs[-1])}"
-            raise RuntimeError(message)
-        return _read(report, self.logs[-1])
+        return self._outcomes(report, log)
 
-    def output(self) -> str:
-        """The end of what regrtest printed about the first, whole run: it names crashes and timeouts."""
-        return _tail(self.logs[0])
+    def _outcomes(self, report: Path, log: Path) -> Outcomes:
+        """Read both: what crashed is in the log alone, and if it was the only module there is no report."""
+        outcomes = Outcomes()
+        _read_log(log, outcomes)
+        if report.exists():
+            _read_report(report, outcomes)
+        elif not outcomes.modules:
+            message = "\n".join(["regrtest ran nothing; it said:", *_lines(log)])
+            raise RuntimeError(message)
+        return outcomes
 
     def spans(self) -> int:
         """How many spans all processes of the run exported."""
@@ -114,8 +118,8 @@ class Suite:
         return [path.read_text(encoding="utf-8") for path in sorted(self.notes.glob("error-*"))]
 
 
-def _tail(log: Path, lines: int = 40) -> str:
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+def _lines(log: Path) -> list[str]:
+    return log.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def _environment(outer: Mapping[str, str]) -> dict[str, str]:
@@ -127,8 +131,7 @@ def _environment(outer: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _read(report: Path, log: Path) -> Outcomes:
-    outcomes = Outcomes()
+def _read_report(report: Path, outcomes: Outcomes) -> None:
     for case in ET.parse(report).iter("testcase"):  # noqa: S314 - written by the interpreter under test
         name = case.get("name")
         if name is None:  # regrtest does not name a test whose subtest failed: it goes missing, and is missed
@@ -140,7 +143,16 @@ def _read(report: Path, log: Path) -> Outcomes:
             outcomes.tests[name] = outcome
         if trouble:
             outcomes.details[name] = trouble[0].text or ""
-    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+
+
+def _read_log(log: Path, outcomes: Outcomes) -> None:
+    """A module's verdict, followed by what the module printed: warnings, or stacks when its time is up."""
+    module = None
+    for line in _lines(log):
         if match := PROGRESS.search(line):
-            outcomes.modules[match["module"]] = DURATION.sub("", match["outcome"])
-    return outcomes
+            module = match["module"]
+            outcomes.modules[module] = DURATION.sub("", match["outcome"])
+        elif line.startswith(SUMMARY):
+            break
+        elif module is not None:
+            outcomes.details[module] = outcomes.details.get(module, "") + line + "\n"

@@ -24,6 +24,7 @@ from regression import HERE, Outcomes, Suite, test_modules
 # A traced run exports tens of thousands of spans. Far fewer, and most of it was not traced at all.
 MINIMUM_SPANS_PER_MODULE = 10
 DETAIL_LINES = 30
+DETAIL_WIDTH = 1000
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 NOT_RUN = 77
 
@@ -120,10 +121,12 @@ def _passes(outcomes: Outcomes, name: str) -> bool:
 
 
 def describe(name: str, outcomes: Outcomes) -> str:
-    """One failure, with the end of its traceback."""
+    """One failure, with the end of its traceback or the beginning of what its module printed."""
     outcome = (outcomes.tests | outcomes.modules).get(name, "did not run to its end (or a subtest failed)")
-    detail = outcomes.details.get(name, "").splitlines()[-DETAIL_LINES:]
-    return "\n    ".join([f"  {name}: {outcome} traced, passed bare", *detail])
+    lines = outcomes.details.get(name, "").splitlines()
+    detail = lines[:DETAIL_LINES] if name in outcomes.modules else lines[-DETAIL_LINES:]
+    shortened = [line[:DETAIL_WIDTH] for line in detail]
+    return "\n    ".join([f"  {name}: {outcome} traced, passed bare", *shortened])
 
 
 def verdict(suite: Suite, found: set[str], outcomes: Outcomes, listed: Expected) -> bool:
@@ -138,8 +141,6 @@ def verdict(suite: Suite, found: set[str], outcomes: Outcomes, listed: Expected)
     spans, enough = suite.spans(), MINIMUM_SPANS_PER_MODULE * len(outcomes.modules)
     if spans < enough:
         print(f"  only {spans} spans were exported, at least {enough} expected: this run was not traced")
-    if new:
-        print(f"end of the traced run's output:\n{suite.output()}")
     return not new and spans >= enough
 
 

@@ -25,7 +25,6 @@ def _note(kind: str, text: str) -> None:
 
 def _install() -> None:
     """Instrument with all defaults; spans end in a bounded memory, in the thread that ends them."""
-    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 
@@ -44,7 +43,7 @@ def _install() -> None:
             return SpanExportResult.SUCCESS
 
     exporter = BoundedExporter()
-    provider = TracerProvider(resource=Resource.get_empty(), shutdown_on_exit=False)
+    provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     AsyncioInstrumentor().instrument(tracer_provider=provider)
     atexit.register(lambda: _note("spans", str(exporter.count)))

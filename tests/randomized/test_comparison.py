@@ -1,0 +1,101 @@
+"""Any program of tasks does the same with tracing as without, and its spans say what it did to the nanosecond."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opentelemetry.sdk.trace import ReadableSpan
+from otel_asyncio.emit import names
+from randomized.programs import Block
+from randomized.runs import Mode, Run, bare, run, watched
+from randomized.strategies import programs
+from randomized.world import NAMES_BECOME_NONE, Facts
+
+WAYS_IN = ("instrumentor", "factory")
+eager = st.booleans() if sys.version_info >= (3, 12) else st.just(False)
+modes = st.builds(Mode, eager=eager, debug=st.sampled_from([False, False, True]), abandon=st.booleans())
+
+budget = settings(  # a profile that asks for more than hypothesis's own does is a wish; else every run is the same
+    settings.default if settings.default.max_examples > 100 else None,
+    **({} if settings.default.max_examples > 100 else {"max_examples": 300, "derandomize": True, "database": None}),
+    deadline=None,
+)
+
+
+@budget
+@given(program=programs, mode=modes)
+def test_a_program_does_the_same_with_tracing_as_without(program: Block, mode: Mode) -> None:
+    expected = bare(program, mode)
+    for way_in in WAYS_IN:
+        traced = run(program, mode, way_in=way_in)
+        assert traced.history == expected.history
+        assert traced.late == expected.late
+        assert traced.iterations == expected.iterations
+
+
+@budget
+@given(program=programs, mode=modes)
+def test_every_task_has_one_span_that_tells_what_the_script_says(program: Block, mode: Mode) -> None:
+    witness = watched(program, mode)
+    expected = [_scripted(facts) for facts in witness.facts]
+    for way_in in WAYS_IN:
+        traced = run(program, mode, way_in=way_in)
+        assert _without_logs(traced) == _without_logs(witness)
+        assert _told(traced) == expected
+        assert traced.started == len(expected)
+        assert +traced.ended == Counter(said["outcome"] for said in expected)
+
+
+def _without_logs(run: Run) -> list[Any]:
+    """The history without asyncio's log, where debug mode shows the witness's handles."""
+    return [event for event in run.history if event[0] != "log"]
+
+
+def _scripted(facts: Facts) -> dict[str, Any]:
+    """What the span should say."""
+    idle = facts.ended - facts.created - facts.busy - facts.scheduled
+    return {
+        "start": facts.created,
+        "end": facts.ended,
+        "outcome": facts.outcome,
+        "name": facts.name if _is_chosen(facts.name) else None,
+        "busy_time": facts.busy,
+        "scheduled_time": facts.scheduled,
+        "idle_time": idle,
+        "steps": facts.steps,
+        "start_delay": None if facts.first_step is None else facts.first_step - facts.created,
+        "max_step_time": None if facts.first_step is None else facts.max_step,
+    }
+
+
+def _told(run: Run) -> list[dict[str, Any]]:
+    """What the task spans say, in the order in which the tasks were made, in nanoseconds."""
+    return [_read(span) for span in sorted(_task_spans(run), key=lambda span: (span.attributes or {})[names.TASK_ID])]
+
+
+def _task_spans(run: Run) -> list[ReadableSpan]:
+    assert run.recorder is not None
+    return [span for span in run.recorder.spans if span.name.startswith("task ")]
+
+
+def _read(span: ReadableSpan) -> dict[str, Any]:
+    said: Any = {key.removeprefix("asyncio.task."): value for key, value in (span.attributes or {}).items()}
+    times = ("busy_time", "scheduled_time", "idle_time", "start_delay", "max_step_time")
+    return {
+        "start": span.start_time,
+        "end": span.end_time,
+        "outcome": {"timeout": "error"}.get(said["outcome"], said["outcome"]),
+        "name": said["name"] if _is_chosen(said["name"]) else None,
+        "steps": said["steps"],
+        **{time: round(said[time] * 1e9) if time in said else None for time in times},
+    }
+
+
+def _is_chosen(name: str | None) -> bool:
+    """Whether the program gave the task this name; the others are counted, in every run on from the last."""
+    return name is not None and not NAMES_BECOME_NONE and not name.startswith("Task-")

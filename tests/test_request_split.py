@@ -1,0 +1,69 @@
+"""What a request learns from the root task it is served in: a segment with the split, or a link."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from harness import Spans, TracedRun, attributes, both_ways, links, parent_id, span_id
+
+pytestmark = both_ways
+
+
+def test_a_request_gets_the_facts_of_its_root_task(traced_run: TracedRun, spans: Spans) -> None:
+    """One child of kind `root_segment` over the same interval; the root task gets no span of its own."""
+
+    async def serve() -> None:
+        with spans.tracer.start_as_current_span("request"):
+            await asyncio.sleep(0)
+
+    traced_run(serve())
+    segment, request = spans.task("serve"), spans.named("request")
+    assert attributes(segment)["asyncio.task.kind"] == "root_segment"
+    assert parent_id(segment) == span_id(request)
+    assert (segment.start_time, segment.end_time) == (request.start_time, request.end_time)
+
+
+def test_a_segment_has_the_split_of_its_interval(traced_run: TracedRun, spans: Spans) -> None:
+    async def serve() -> None:
+        await asyncio.sleep(0.02)
+        with spans.tracer.start_as_current_span("request"):
+            await asyncio.sleep(0.001)
+
+    traced_run(serve())
+    segment = spans.task("serve")
+    seen = attributes(segment)
+    total = sum(seen[f"asyncio.task.{part}_time"] for part in ("busy", "scheduled", "idle"))
+    assert segment.start_time is not None and segment.end_time is not None
+    assert total == pytest.approx((segment.end_time - segment.start_time) / 1e9, abs=0.005)
+    assert seen["asyncio.task.steps"] == 2
+
+
+def test_every_request_of_a_connection_gets_a_segment(traced_run: TracedRun, spans: Spans) -> None:
+    async def serve() -> None:
+        for _ in range(3):
+            with spans.tracer.start_as_current_span("request"):
+                await asyncio.sleep(0)
+
+    traced_run(serve())
+    parents = {parent_id(span) for span in spans.of("serve")}
+    assert parents == {span_id(span) for span in spans.all() if span.name == "request"}
+
+
+def test_without_the_request_split_the_request_links_to_its_task(traced_run: TracedRun, spans: Spans) -> None:
+    async def serve() -> None:
+        with spans.tracer.start_as_current_span("request"):
+            await asyncio.sleep(0)
+
+    traced_run(serve(), request_split=False)
+    assert links(spans.named("request")) == {"task": span_id(spans.task("serve"))}
+
+
+def test_a_request_in_a_task_that_has_a_span_already_links_to_it(traced_run: TracedRun, spans: Spans) -> None:
+    async def serve() -> None:
+        await asyncio.create_task(child())
+        with spans.tracer.start_as_current_span("request"):
+            await asyncio.sleep(0)
+
+    traced_run(serve())
+    assert links(spans.named("request")) == {"task": span_id(spans.task("serve"))}

@@ -1,0 +1,247 @@
+"""T12: every way in which a program makes a task leads to one span with the program's own line."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from asyncio import create_task as imported_early
+from asyncio import ensure_future as ensured_early
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import pytest
+from harness import NewLoop, Spans, TracedRun, attributes, both_ways, eager_factory, needs_python, run_on, skip_where_bare_uvloop_cannot
+
+Child = Callable[[], Coroutine[Any, Any, None]]
+
+
+async def child() -> None:
+    await asyncio.sleep(0)
+
+
+async def early() -> None:
+    await imported_early(child())
+
+
+async def keyword() -> None:
+    await asyncio.create_task(coro=child())
+
+
+async def by_loop() -> None:
+    await asyncio.get_running_loop().create_task(child())
+
+
+async def ensured() -> None:
+    await ensured_early(child())
+
+
+async def gathered() -> None:
+    await asyncio.gather(child())
+
+
+async def shielded() -> None:
+    await asyncio.shield(child())
+
+
+async def as_they_complete() -> None:
+    for future in asyncio.as_completed([child()]):
+        await future
+
+
+async def grouped() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(child())
+
+
+async def grouped_by_keyword() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(coro=child())
+
+
+async def from_a_thread() -> None:
+    loop = asyncio.get_running_loop()
+    await asyncio.to_thread(lambda: asyncio.run_coroutine_threadsafe(child(), loop).result())
+
+
+async def from_a_callback() -> None:
+    done = asyncio.Event()
+
+    def callback() -> None:
+        asyncio.get_running_loop().create_task(child()).add_done_callback(lambda _: done.set())
+
+    asyncio.get_running_loop().call_soon(callback)
+    await done.wait()
+
+
+async def by_the_class() -> None:
+    await asyncio.Task(child())
+
+
+async def by_the_class_with_a_name() -> None:
+    await asyncio.Task(child(), loop=asyncio.get_running_loop(), name="given")
+
+
+async def awaited_in_time() -> None:
+    await asyncio.wait_for(asyncio.ensure_future(child()), 60)
+
+
+PATHS = [
+    early, keyword, by_loop, ensured, gathered, shielded, as_they_complete, grouped, grouped_by_keyword,
+    from_a_thread, from_a_callback, by_the_class, by_the_class_with_a_name, awaited_in_time,
+]  # fmt: skip
+
+
+@both_ways
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.__name__)
+def test_a_task_has_one_span(traced_run: TracedRun, spans: Spans, path: Child) -> None:
+    """T12."""
+    traced_run(path())
+    assert len(spans.of("child")) == 1
+
+
+@both_ways
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.__name__)
+def test_the_creation_line_is_the_programs(traced_run: TracedRun, spans: Spans, path: Child) -> None:
+    """T12: the first frame outside asyncio; a task made by the loop itself has none."""
+    traced_run(path())
+    seen = attributes(spans.task("child"))
+    expected = {
+        from_a_thread: None,
+        from_a_callback: "from_a_callback.<locals>.callback",
+    }.get(path, path.__qualname__)
+    assert seen.get("asyncio.task.created.function") == expected
+    assert seen.get("asyncio.task.created.file") == (None if expected is None else __file__)
+
+
+@both_ways
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.__name__)
+def test_the_kind_says_how_the_task_came_to_be(traced_run: TracedRun, spans: Spans, path: Child) -> None:
+    """T12."""
+    traced_run(path())
+    expected = "threadsafe" if path is from_a_thread else "task"
+    assert attributes(spans.task("child"))["asyncio.task.kind"] == expected
+
+
+@both_ways
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.__name__)
+def test_every_step_is_counted(traced_run: TracedRun, spans: Spans, path: Child) -> None:
+    """T12: one before `sleep(0)` and one after it, for tasks made past the factory as well."""
+    traced_run(path())
+    assert attributes(spans.task("child"))["asyncio.task.steps"] == 2
+
+
+@both_ways
+def test_the_main_task_is_of_kind_main(traced_run: TracedRun, spans: Spans) -> None:
+    """T12: `Runner`, `asyncio.run` and `uvloop.run` make it."""
+    traced_run(child())
+    seen = attributes(spans.task("child"))
+    assert (seen["asyncio.task.kind"], seen["asyncio.task.created.function"]) == ("main", "run_on")
+
+
+def test_run_until_complete_makes_a_main_task(
+    new_loop: NewLoop, instrumented_process: object, spans: Spans
+) -> None:
+    """T12: also the second time."""
+    loop = new_loop()
+    for _ in range(2):
+        loop.run_until_complete(child())
+    loop.close()
+    assert [attributes(span)["asyncio.task.kind"] for span in spans.of("child")] == ["main", "main"]
+
+
+def test_tasks_of_loops_in_several_threads_are_traced(
+    new_loop: NewLoop, instrumented_process: object, spans: Spans
+) -> None:
+    """T27."""
+    threads = [threading.Thread(target=run_on, args=(new_loop, by_loop())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(spans.of("by_loop")), len(spans.of("child"))) == (4, 4)
+
+
+async def numbers() -> AsyncIterator[int]:
+    try:
+        for number in range(3):
+            yield number
+    finally:
+        await asyncio.sleep(0)
+
+
+@both_ways
+def test_the_finalizer_of_an_async_generator_is_of_its_kind(traced_run: TracedRun, spans: Spans) -> None:
+    """T12: the loop makes a task that closes a generator that was left behind."""
+
+    async def main() -> None:
+        async for _ in numbers():
+            break
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    traced_run(main())
+    seen = attributes(spans.task("numbers"))
+    assert seen["asyncio.task.kind"] == "asyncgen_finalizer"
+    assert "asyncio.task.created.line" not in seen
+
+
+@needs_python(3, 12)
+def test_an_eager_task_by_the_class_that_suspends_has_one_span(traced_run: TracedRun, spans: Spans) -> None:
+    """T12: aiohttp makes its tasks like this on 3.12 and 3.13."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        await asyncio.Task(child(), loop=loop, eager_start=True)
+
+    traced_run(main())
+    seen = attributes(spans.task("child"))
+    assert (seen["asyncio.task.kind"], seen["asyncio.task.outcome"]) == ("eager", "success")
+
+
+@needs_python(3, 12)
+def test_cancelling_an_eager_task_by_the_class_is_seen(traced_run: TracedRun, spans: Spans) -> None:
+    """T12: its end is told whoever made it."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        task = asyncio.Task(asyncio.Event().wait(), loop=loop, eager_start=True)
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+
+    traced_run(main())
+    assert attributes(spans.task("Event.wait"))["asyncio.task.outcome"] == "cancellation"
+
+
+@needs_python(3, 12)
+@both_ways
+@pytest.mark.parametrize("suspends", [True, False])
+def test_an_eager_task_by_the_factory_has_one_span(
+    traced_run: TracedRun, spans: Spans, loop_kind: str, *, suspends: bool
+) -> None:
+    """T12: its first step is the constructor, and may be the only one."""
+    skip_where_bare_uvloop_cannot(loop_kind)
+
+    async def eager() -> None:
+        if suspends:
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        await asyncio.create_task(eager())
+
+    traced_run(main(), inner=eager_factory())
+    seen = attributes(spans.task("eager"))
+    assert (seen["asyncio.task.kind"], seen["asyncio.task.steps"]) == ("eager", 1 + suspends)
+
+
+@needs_python(3, 14)
+@both_ways
+def test_an_eager_task_by_create_task_has_one_span(traced_run: TracedRun, spans: Spans) -> None:
+    """T12: aiohttp makes its tasks like this from 3.14 on."""
+
+    async def main() -> None:
+        make: Any = asyncio.create_task
+        await make(child(), eager_start=True)
+
+    traced_run(main())
+    assert attributes(spans.task("child"))["asyncio.task.kind"] == "eager"
