@@ -136,7 +136,10 @@ def task_factory(
     observation, _ = wire(settings or Settings.from_env(), tracer_provider, clock, process_wide=False)
 
     def construct(coro: Any, *, loop: Any, **kwargs: Any) -> Any:
-        return make_task(install_on_loop(observation, loop), loop, coro, **kwargs)
+        state = install_on_loop(observation, loop)
+        if state.expected is not None:  # inside another way in of ours, which has the record ready
+            return asyncio.tasks.Task(coro, loop=loop, **kwargs)
+        return make_task(state, loop, coro, **kwargs)
 
     if inner is None:
 

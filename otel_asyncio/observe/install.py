@@ -46,7 +46,7 @@ def undo_all(undos: list[Callable[[], None]]) -> None:
 def install_on_classes(observation: Observation) -> Callable[[], None]:
     """Observe every loop of the process, those that exist and those to come, in every thread."""
     undos = _hook_class(observation, base_events.BaseEventLoop)
-    undos.append(_watch_registrations(observation))
+    undos.append(_watch_registrations())
     if "uvloop" in sys.modules:
         undos += _hook_class(observation, sys.modules["uvloop"].Loop)
     else:
@@ -74,7 +74,7 @@ def _hook_class(observation: Observation, cls: Any) -> list[Callable[[], None]]:
     ]
 
 
-def _watch_registrations(observation: Observation) -> Callable[[], None]:
+def _watch_registrations() -> Callable[[], None]:
     """See the eager tasks that `asyncio.Task(..., eager_start=True)` makes on 3.12 and 3.13, as aiohttp does there.
 
     Their first step is announced to nobody, but one that suspends is then added to `_scheduled_tasks`, a WeakSet
@@ -83,15 +83,13 @@ def _watch_registrations(observation: Observation) -> Callable[[], None]:
     registry = getattr(asyncio.tasks, "_scheduled_tasks", None)
     if not isinstance(registry, weakref.WeakSet):
         return lambda: None
-    original = registry.add
+    before = registry.add
 
     def add(task: Any) -> None:
-        original(task)
-        record = getattr(task, "_otel_asyncio", None)
-        if record is None:
-            observation.registered(task)
-        else:
-            observation.suspended(record)
+        before(task)
+        state: LoopState | None = getattr(task.get_loop(), "_otel_asyncio", None)
+        if state is not None:
+            state.observation.registered(task, state)
 
     return replace(registry, "add", add)
 
@@ -111,7 +109,9 @@ def _context_of(task: Any) -> Any:
 def install_on_loop(observation: Observation, loop: Any) -> LoopState:
     """Observe this one loop: attributes of the instance, which hold the loop weakly, or it would not be freed."""
     state: LoopState | None = getattr(loop, "_otel_asyncio", None)
-    if state is not None and (state.observation is observation or state.observation.process_wide):
+    if state is not None and (
+        state.observation is observation or state.observation.process_wide or state.expected is not None
+    ):
         return state
     cls, ref = type(loop), weakref.ref(loop)
     announce = make_call_soon(observation, cls.call_soon)
@@ -133,6 +133,7 @@ def install_on_loop(observation: Observation, loop: Any) -> LoopState:
         replace(loop, "call_soon", call_soon),
         replace(loop, "call_exception_handler", call_exception_handler),
         replace(loop, "close", close),
+        _watch_registrations(),
     ]
     return observation.enrol(loop)
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from otel_asyncio.observe.counters import Counters
     from otel_asyncio.observe.observer import Sink
 
+# Where asyncio keeps the tasks whose first step runs inside their constructor.
+_EAGER_TASKS: Any = getattr(asyncio.tasks, "_eager_tasks", frozenset())
 _EXITS = (SystemExit, KeyboardInterrupt, GeneratorExit)
 
 
@@ -116,22 +118,22 @@ class Observation:
         """A task that was made past us announces a step."""
         state = self.state_of(loop)
         record, state.expected = state.expected, None
+        in_first_step = task in _EAGER_TASKS
         if record is None:
-            record = state.admit_unknown(task, context, born=False)
+            record = state.admit_unknown(task, context, born=in_first_step)
         state.take(task, record)
+        if in_first_step and record.timed:
+            record.step_started = record.created
         return record
 
-    def registered(self, task: Any) -> None:
-        """A task that was made past us, eagerly, has just suspended for the first time."""
-        loop = task.get_loop()
-        state = getattr(loop, "_otel_asyncio", None)
-        if state is not None and state.observation is self:
+    def registered(self, task: Any, state: LoopState) -> None:
+        """asyncio has entered a task into its list. News only of an eager one, which comes there when it suspends."""
+        record = _record_of(task)
+        if record is None:
             record, state.expected = state.expected, None
             state.take(task, record or state.admit_unknown(task, task.get_context(), born=True))
-
-    def suspended(self, record: Any) -> None:
-        """An eager task that was taken in during its first step has come to the end of it."""
-        if record.timed and record.step_started and not record.steps:
+        elif record.timed and record.step_started and not record.steps and state.running is not record:
+            # Taken in during its first step, of which this is the end.
             record.end_first_step(self.clock.monotonic_ns())
 
     def finish(self, record: TaskRecord, task: Any) -> None:

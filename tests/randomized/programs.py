@@ -268,13 +268,13 @@ class Wait(Action):
 
 @dataclass
 class AsCompleted(Action):
-    """The blocks as tasks, in the order in which they end."""
+    """The blocks as tasks, in the order in which they end; those that are over at once have none."""
 
     blocks: list[Block]
 
     async def run(self, me: Me) -> Any:
         tasks = [me.spawn(block) for block in self.blocks]
-        return [await first for first in asyncio.as_completed(tasks)]
+        return [await first for first in asyncio.as_completed([task for task in tasks if not task.done()])]
 
 
 @dataclass

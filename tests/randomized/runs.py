@@ -12,7 +12,7 @@ from typing import Any
 
 from otel_asyncio.testing import Recorder, record
 from randomized.programs import Block, coroutine, outcome
-from randomized.world import Event, Facts, ScriptedLoop, WitnessLoop, World, overheard
+from randomized.world import NAMES_BECOME_NONE, Event, Facts, ScriptedLoop, WitnessLoop, World, overheard
 
 _ROUNDS = 60  # each cancels everything once; a program catches a cancellation as often as it says `Try`
 
@@ -47,8 +47,8 @@ class Run:
 
 def run(program: Block, mode: Mode, loop_class: type[ScriptedLoop] = ScriptedLoop, way_in: str = "bare") -> Run:
     """Run a program from its first task to the loop's end, and collect the rubbish."""
-    world = World(loop_class, eager=mode.eager, debug=mode.debug)
-    world.loop.set_task_factory(mode.factory())
+    world = World(loop_class, nameless=NAMES_BECOME_NONE and (mode.eager or "factory" in way_in), debug=mode.debug)
+    world.loop.set_task_factory(stock_factory if way_in == "stock factory" else mode.factory())
     with _traced(world, mode, way_in) as (recorder, counters), overheard(world):
         _drive(world, program, mode)
         result = Run(world.history, Counter(), world.loop.iterations, world.created, recorder)
@@ -63,9 +63,17 @@ def run(program: Block, mode: Mode, loop_class: type[ScriptedLoop] = ScriptedLoo
     return result
 
 
-def bare(program: Block, mode: Mode) -> Run:
-    """The program as it is."""
-    return run(program, mode)
+def bare(program: Block, mode: Mode, way_in: str) -> Run:
+    """The program as it is; to compare with a traced factory, on a factory that makes asyncio's own tasks.
+
+    Up to 3.13.2 a factory is not told the name of a task: each gets a number of its own, and then its name.
+    """
+    return run(program, mode, way_in="stock factory" if way_in == "factory" and not mode.eager else "bare")
+
+
+def stock_factory(loop: Any, coro: Any, **options: Any) -> Any:
+    """What asyncio does without a factory."""
+    return asyncio.Task(coro, loop=loop, **options)
 
 
 def watched(program: Block, mode: Mode) -> Run:
@@ -75,7 +83,7 @@ def watched(program: Block, mode: Mode) -> Run:
 
 @contextmanager
 def _traced(world: World, mode: Mode, way_in: str) -> Iterator[tuple[Recorder | None, Callable[[], Any] | None]]:
-    if way_in == "bare":
+    if way_in in ("bare", "stock factory"):
         yield None, None
         return
     with record(clock=world.loop.clock, process_wide=way_in == "instrumentor") as recorder:

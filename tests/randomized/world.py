@@ -20,6 +20,8 @@ from otel_asyncio.testing import AutojumpLoop
 # What differs from run to run of the very same program.
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 _TASK_NUMBER = re.compile(r"\bTask-(\d+)\b")
+# A task that a factory has made is said to be created in the factory.
+_CREATED_AT = re.compile(r" created at \S+/(base_events|tasks|runs)\.py:\d+>")
 NAMES_BECOME_NONE = (3, 13, 0) <= sys.version_info[:3] <= (3, 13, 2)
 
 NO_TASK = -1
@@ -135,7 +137,7 @@ class WitnessLoop(ScriptedLoop):
     def made(self, task: Any, facts: Facts) -> None:
         task._facts = facts
         facts.suspended = self.now()
-        if self.world.eager and self.is_running():
+        if self.is_running() and self.get_task_factory() is not None:  # an eager one: there is no other here
             facts.first_step = facts.created
             self._count_step(facts, facts.created)
         if task.done():
@@ -172,8 +174,8 @@ class WitnessLoop(ScriptedLoop):
 class World:
     """One run of one program."""
 
-    def __init__(self, loop_class: type[ScriptedLoop], *, eager: bool, debug: bool) -> None:
-        self.eager = eager
+    def __init__(self, loop_class: type[ScriptedLoop], *, nameless: bool, debug: bool) -> None:
+        self.nameless = nameless
         self.history: list[Event] = []
         self.created: list[Facts] = []
         self.tasks: list[tuple[weakref.ref[Any], Facts]] = []
@@ -222,7 +224,7 @@ class World:
 
     def task_name(self, task: Any) -> str:
         """The task's name. 3.13.0 to 3.13.2 call whatever a factory made "None" (gh-130033), which we do not."""
-        return "" if self.eager and NAMES_BECOME_NONE else self.stable(task.get_name())
+        return "" if self.nameless else self.stable(task.get_name())
 
     def stable(self, text: str) -> str:
         """Text without addresses, and with tasks counted from the program's first."""
@@ -233,7 +235,7 @@ class World:
                 self.base = number
             return f"Task-{number - self.base}"
 
-        return _TASK_NUMBER.sub(renumber, _ADDRESS.sub("0x", text))
+        return _CREATED_AT.sub(">", _TASK_NUMBER.sub(renumber, _ADDRESS.sub("0x", text)))
 
     def _handler(self, _: Any, context: dict[str, Any]) -> None:
         task = context.get("task") or context.get("future")
