@@ -62,6 +62,8 @@ class Environment:
         self._forget_old_ones()
         if status := self.place.run(self._base, "-m", "venv", self.folder):
             raise SetupError(status, self._base, "-m", "venv", self.folder)
+        # First: the pip that came with an older interpreter may not find the versions that fit together.
+        self.check(*PIP, "install", "--upgrade", "pip")
         self.check(*PIP, "install", *self._tools, "-e", f".[{self._extras}]")
 
     def _point_at_checkout(self) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from harness import Spans, TracedRun, attributes, both_providers, both_ways, links, parent_id, span_id
+from harness import Spans, TracedRun, attributes, both_providers, both_ways, parent_id, span_id
 from opentelemetry import trace
-from opentelemetry.sdk.trace import sampling
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
 pytestmark = [both_providers, both_ways]
-sdk_only = pytest.mark.parametrize("provider_kind", ("sdk",))
 
 
 async def child() -> None:
@@ -121,7 +120,8 @@ def test_a_short_task_with_something_under_it_is_kept(traced_run: TracedRun, spa
 
     traced_run(serve(), min_task_duration=60)
     assert parent_id(spans.named("query")) == span_id(spans.task("works"))
-    assert spans.of("child") == []
+    if isinstance(spans.provider, TracerProvider):  # another one's span must be started to be current
+        assert spans.of("child") == []
 
 
 def test_a_short_task_that_failed_is_kept(traced_run: TracedRun, spans: Spans) -> None:

@@ -10,6 +10,10 @@ from harness import Spans, TracedRun, attributes, both_ways, links, parent_id, s
 pytestmark = both_ways
 
 
+async def child() -> None:
+    await asyncio.sleep(0)
+
+
 def test_a_request_gets_the_facts_of_its_root_task(traced_run: TracedRun, spans: Spans) -> None:
     """One child of kind `root_segment` over the same interval; the root task gets no span of its own."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -146,6 +147,7 @@ def test_a_destroyed_task_says_so(traced_run: TracedRun, spans: Spans) -> None:
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         asyncio.create_task(for_ever())  # noqa: RUF006 - that nobody holds it is the point
         await asyncio.sleep(0)
+        gc.collect()
         await asyncio.sleep(0)
 
     traced_run(forgets())

@@ -85,5 +85,5 @@ class ApiSpans:
             if error is not None:
                 record_error(span, error, end_time)
             span.end(end_time)
-        task_span.above = None
+        task_span.above = task_span.place = None
         return ids

@@ -49,12 +49,16 @@ class Lineage:
     """The part of a task's span that knows its place. Its ids are made on first use, outermost first."""
 
     record: TaskRecord
-    place: Place
+    place: Place | None
+    """Where it stands, until the span is closed."""
+
     above: Any
     """The parent, until the span is closed."""
 
     dropped = False
     """Refused by the sampler, or ended and not worth a span: answers with the ids of its parent."""
+
+    links_at_end: tuple[Link, ...] = ()
 
     nested = False
     """Whether a task was opened under this one by our own record."""
@@ -93,6 +97,8 @@ class Lineage:
     @property
     def task_links(self) -> tuple[Link, ...]:
         """The links known when the task is created."""
+        if self.place is None:
+            return self.links_at_end
         spawner = self.place.spawner
         return () if spawner is None else (Link(spawner, {names.LINK_TYPE: names.LINK_SPAWNER}),)
 
@@ -101,11 +107,12 @@ class Lineage:
         self.dropped = True
         if isinstance(self.above, Lineage) and self.above.dropped:
             self.above = self.above.above
+        self.place = None
 
     def sampling_context(self) -> Context:
         """OpenTelemetry's context for the sampler: the one of the creation, or one that has just the parent."""
         place, parent = self.place, self.parent_ids
-        if place.telemetry is not None and self.above is place.around:
+        if place is not None and place.telemetry is not None and self.above is place.around:
             return cast("Context", place.telemetry)
         return Context() if parent is None else set_span_in_context(NonRecordingSpan(parent), Context())
 

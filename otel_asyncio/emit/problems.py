@@ -63,9 +63,8 @@ class ProblemReporter:
         if self._log:
             self._write(problem, attributes, ids)
         record = problem.record
-        if record is not None and record.outcome is not None:
+        if record is not None and record.problem != problem.kind:  # else the task's own span carries it
             self._span(problem, attributes, ids)
-        # Else the task's own span is still to come and carries the problem.
 
     def _write(self, problem: Problem, attributes: dict[str, Any], ids: SpanContext | None) -> None:
         extra = dict(attributes)

@@ -15,7 +15,7 @@ from opentelemetry.trace.propagation import set_span_in_context
 
 from otel_asyncio.emit import names
 from otel_asyncio.emit.attributes import split_attributes, start_attributes
-from otel_asyncio.emit.sdk import TaskSpan
+from otel_asyncio.emit.taskspan import TaskSpan
 from otel_asyncio.observe.records import Kind, Split, TaskRecord
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from otel_asyncio.observe.records import Outcome
@@ -28,7 +28,9 @@ class Counters:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._shards: set[Shard] = set()
-        self._retired = Shard()
+        self.retired: deque[Shard] = deque()
+        """The shards of loops that are gone: put here by a finalizer, which must not take the lock."""
+        self._past = Shard()
         self._problems: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
 
@@ -38,15 +40,6 @@ class Counters:
         with self._lock:
             self._shards.add(shard)
         return shard
-
-    def retire(self, shard: Shard) -> None:
-        """Keep what a loop counted when the loop itself is gone."""
-        with self._lock:
-            if shard in self._shards:
-                self._shards.discard(shard)
-                self._retired.started += shard.started
-                for outcome, count in shard.ended.items():
-                    self._retired.ended[outcome] += count
 
     def problem(self, kind: str) -> None:
         """Count one problem of this kind."""
@@ -90,4 +83,12 @@ class Counters:
 
     def _all(self) -> Iterable[Shard]:
         with self._lock:
-            return (self._retired, *self._shards)
+            while self.retired:
+                self._retire(self.retired.popleft())
+            return (self._past, *self._shards)
+
+    def _retire(self, shard: Shard) -> None:
+        self._shards.discard(shard)
+        self._past.started += shard.started
+        for outcome, count in shard.ended.items():
+            self._past.ended[outcome] += count

@@ -87,9 +87,10 @@ def _watch_registrations() -> Callable[[], None]:
 
     def add(task: Any) -> None:
         before(task)
-        state: LoopState | None = getattr(task.get_loop(), "_otel_asyncio", None)
-        if state is not None:
-            state.observation.registered(task, state)
+        if isinstance(task, asyncio.Task):
+            state: LoopState | None = getattr(task.get_loop(), "_otel_asyncio", None)
+            if state is not None:
+                state.observation.registered(task, state)
 
     return replace(registry, "add", add)
 

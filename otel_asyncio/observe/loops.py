@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.code import called_from, creation_site, describe
@@ -28,8 +29,14 @@ _ids_in_use: set[int] = set()
 _ids_lock = threading.Lock()
 
 
+# What a finalizer may do: it runs anywhere, also while this thread holds the lock, so it takes none.
+_ids_given_back: deque[int] = deque()
+
+
 def _lowest_free_id() -> int:
     with _ids_lock:
+        while _ids_given_back:
+            _ids_in_use.discard(_ids_given_back.popleft())
         number = next(n for n in range(len(_ids_in_use) + 1) if n not in _ids_in_use)
         _ids_in_use.add(number)
         return number
@@ -64,13 +71,8 @@ class LoopState:
         self.expected: TaskRecord | None = None
         self.unrecorded = observation.unrecorded
         # Not at exit: nothing is left to be counted there.
-        weakref.finalize(loop, self._loop_is_gone, self.id, observation.counters.retire, self.shard).atexit = False
-
-    @staticmethod
-    def _loop_is_gone(number: int, retire: Any, shard: Any) -> None:
-        with _ids_lock:
-            _ids_in_use.discard(number)
-        retire(shard)
+        weakref.finalize(loop, _ids_given_back.append, self.id).atexit = False
+        weakref.finalize(loop, observation.counters.retired.append, self.shard).atexit = False
 
     def place(self, context: Context | None) -> Any:
         """Where a task made here and now would stand; None if it is not to be recorded."""

@@ -127,7 +127,7 @@ class Observation:
         return record
 
     def registered(self, task: Any, state: LoopState) -> None:
-        """asyncio has entered a task into its list. News only of an eager one, which comes there when it suspends."""
+        """Asyncio has entered a task into its list. News only of an eager one, which comes there when it suspends."""
         record = _record_of(task)
         if record is None:
             record, state.expected = state.expected, None
@@ -227,8 +227,9 @@ class Observation:
 
     def _note_destroyed(self, task: Any, record: Any) -> None:
         if isinstance(record, TaskRecord):
-            record.name = task.get_name()
-            record.problem = ProblemKind.TASK_DESTROYED_PENDING
+            if record.outcome is None:
+                record.name = task.get_name()
+                record.problem = ProblemKind.TASK_DESTROYED_PENDING
         elif record is not None and not (state := task.get_loop()._otel_asyncio).closed:
             state.shard.ended[Outcome.DESTROYED] += 1
 

@@ -115,7 +115,14 @@ class Suite:
 
     def startup_errors(self) -> list[str]:
         """Why tracing could not start, once per process in which it could not."""
-        return [path.read_text(encoding="utf-8") for path in sorted(self.notes.glob("error-*"))]
+        return self._notes("error")
+
+    def internal_errors(self) -> list[str]:
+        """What went wrong inside the package while tests ran, once per process."""
+        return self._notes("internal")
+
+    def _notes(self, kind: str) -> list[str]:
+        return [path.read_text(encoding="utf-8") for path in sorted(self.notes.glob(f"{kind}-*"))]
 
 
 def _lines(log: Path) -> list[str]:

@@ -7,6 +7,7 @@ variable that also reaches the children which tests start with `-E`, `-I` or an 
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import traceback
 from collections import deque
@@ -21,6 +22,20 @@ def _note(kind: str, text: str) -> None:
     """Leave a line for the runner: the process may not print, its output belongs to the test."""
     with (NOTES / f"{kind}-{os.getpid()}").open("a", encoding="utf-8") as notes:
         notes.write(text + "\n")
+
+
+def _listen() -> None:
+    """Hear of failures inside the package: it would log them, stop observing, and let every test pass.
+
+    A filter, because a handler would also keep the package's other messages from reaching stderr.
+    """
+
+    def hear(record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.ERROR:
+            _note("internal", logging.Formatter().format(record))
+        return True
+
+    logging.getLogger("otel_asyncio").addFilter(hear)
 
 
 def _install() -> None:
@@ -45,6 +60,7 @@ def _install() -> None:
     exporter = BoundedExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
+    _listen()
     AsyncioInstrumentor().instrument(tracer_provider=provider)
     atexit.register(lambda: _note("spans", str(exporter.count)))
 

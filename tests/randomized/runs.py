@@ -12,7 +12,7 @@ from typing import Any
 
 from otel_asyncio.testing import Recorder, record
 from randomized.programs import Block, coroutine, outcome
-from randomized.world import NAMES_BECOME_NONE, Event, Facts, ScriptedLoop, WitnessLoop, World, overheard
+from randomized.world import Event, Facts, ScriptedLoop, WitnessLoop, World, overheard
 
 _ROUNDS = 60  # each cancels everything once; a program catches a cancellation as often as it says `Try`
 
@@ -47,7 +47,7 @@ class Run:
 
 def run(program: Block, mode: Mode, loop_class: type[ScriptedLoop] = ScriptedLoop, way_in: str = "bare") -> Run:
     """Run a program from its first task to the loop's end, and collect the rubbish."""
-    world = World(loop_class, nameless=NAMES_BECOME_NONE and (mode.eager or "factory" in way_in), debug=mode.debug)
+    world = World(loop_class, factory=mode.eager or "factory" in way_in, debug=mode.debug)
     world.loop.set_task_factory(stock_factory if way_in == "stock factory" else mode.factory())
     with _traced(world, mode, way_in) as (recorder, counters), overheard(world):
         _drive(world, program, mode)

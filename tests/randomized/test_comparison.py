@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,11 +21,10 @@ WAYS_IN = ("instrumentor", "factory")
 eager = st.booleans() if sys.version_info >= (3, 12) else st.just(False)
 modes = st.builds(Mode, eager=eager, debug=st.sampled_from([False, False, True]), abandon=st.booleans())
 
-budget = settings(  # a profile that asks for more than hypothesis's own does is a wish; else every run is the same
-    settings.default if settings.default.max_examples > 100 else None,
-    **({} if settings.default.max_examples > 100 else {"max_examples": 300, "derandomize": True, "database": None}),
-    deadline=None,
-)
+# A profile that asks for more than hypothesis's own is a wish. Otherwise every run tries the same programs.
+long = settings.default.max_examples > 100
+budget = settings(settings.default) if long else settings(max_examples=400, derandomize=True, database=None, deadline=None)
+pytestmark = pytest.mark.timeout(0 if long else 120)
 
 
 @budget
