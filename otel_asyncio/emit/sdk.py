@@ -70,6 +70,7 @@ class SdkSpans:
         self._multi = tracer.span_processor
         self._processors: object = None
         self._silent = False
+        self._listeners: list[Callable[[TaskSpan], None]] = []
         self._children_are_sampled = _samples_children(tracer.sampler)
         limits = tracer._span_limits
         self._plain_limits = (
@@ -97,7 +98,11 @@ class SdkSpans:
         multi = self._multi
         self._processors = getattr(multi, "_span_processors", None)
         known = type(multi) is sdk.SynchronousMultiSpanProcessor and isinstance(self._processors, tuple)
-        self._silent = known and all(map(_is_silent, self._processors or ()))
+        processors: Any = self._processors if known else ()
+        self._silent = known and all(map(_is_silent, processors))
+        # What the SDK's multi-processor does, one call earlier; our own processor has no use for task spans.
+        listeners = [each.on_end for each in processors if not getattr(each, "ignores_task_spans", False)]
+        self._listeners = listeners if known else [self._multi.on_end]
 
     def identify(self, span: TaskSpan) -> None:
         """Ask the sampler, as the SDK's `start_span` would, and make the ids."""
@@ -182,7 +187,8 @@ class SdkSpans:
             # As it is: what the processors read of it is made when they read it.
             if self._metrics is not None:
                 self._metrics.start_span(span.parent_ids, span.decision)()
-            self._multi.on_end(span)
+            for on_end in self._listeners:
+                on_end(span)
         return span._context
 
     def _finish(self, span: TaskSpan, error: BaseException | None) -> None:

@@ -52,16 +52,19 @@ class LoopState:
         "expected",
         "id",
         "implementation",
+        "now",
         "observation",
         "running",
         "shard",
         "step",
         "unrecorded",
+        "wall",
     )
 
     def __init__(self, observation: Observation, loop: Any) -> None:
         self.observation = observation
         self.step = observation.step
+        self.now, self.wall = observation.clock.monotonic_ns, observation.clock.wall_ns
         self.id = _lowest_free_id()
         self.implementation = implementation_of(loop)
         self.shard = observation.counters.shard()
@@ -96,8 +99,7 @@ class LoopState:
                     return self.unrecorded, context
             kind = Kind.EAGER if eager else Kind.TASK if self.running is not None else self._kind_from_outside(coro)
             site = None if kind in _MADE_BY_THE_LOOP else creation_site(4)
-            clock = observation.clock
-            record = TaskRecord(self, clock.monotonic_ns(), clock.wall_ns(), kind, code, qualname, site)
+            record = TaskRecord(self, self.now(), self.wall(), kind, code, qualname, site)
             context = observation.sink.opened(record, place, context)
         except Exception as error:  # noqa: BLE001 - the border of the package
             observation.switch_off_creation(error)
@@ -132,8 +134,7 @@ class LoopState:
             code, qualname = describe(coro)
             kind = (Kind.EAGER if suspended else Kind.TASK) if known else Kind.ADOPTED
             site = creation_site(4) if known else None
-            clock = observation.clock
-            record = TaskRecord(self, clock.monotonic_ns(), clock.wall_ns(), kind, code, qualname, site)
+            record = TaskRecord(self, self.now(), self.wall(), kind, code, qualname, site)
             observation.sink.opened(record, place, context)
         except Exception as error:  # noqa: BLE001 - the border of the package
             observation.switch_off_creation(error)
