@@ -19,7 +19,7 @@ from otel_asyncio.observe.clock import SYSTEM_CLOCK, Clock
 from otel_asyncio.observe.counters import Counters
 from otel_asyncio.observe.install import install_on_classes, install_on_loop
 from otel_asyncio.observe.observation import Observation
-from otel_asyncio.observe.tasks import make_foreign, make_task
+from otel_asyncio.observe.tasks import hide_own_frames, make_foreign, make_task
 from otel_asyncio.policy import Policy
 from otel_asyncio.settings import Settings
 
@@ -139,7 +139,11 @@ def task_factory(
         state = install_on_loop(observation, loop)
         if state.expected is not None:  # inside another way in of ours, which has the record ready
             return asyncio.tasks.Task(coro, loop=loop, **kwargs)
-        return make_task(state, loop, coro, **kwargs)
+        try:
+            return make_task(state, loop, coro, **kwargs)
+        except BaseException as error:
+            hide_own_frames(error, keep=0)
+            raise
 
     if inner is None:
 

@@ -210,7 +210,7 @@ def _link(link: Any, by_id: dict[Any, ReadableSpan]) -> str:
     return f"→ {(link.attributes or {}).get(names.LINK_TYPE, 'link')}: {target.name if target else 'elsewhere'}"
 
 
-def _start(span: ReadableSpan) -> Sequence[Any]:
+def _start(span: ReadableSpan) -> tuple[int, float, int, str]:
     """Of two that start at once, the task made first comes first; then what is not a task, by name."""
     number = (span.attributes or {}).get(names.TASK_ID, float("inf"))
     return span.start_time or 0, number, -(span.end_time or 0), span.name

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from harness import Spans, TracedRun, attributes, both_providers, both_ways, parent_id, span_id
+from harness import Spans, TracedRun, both_providers, both_ways, parent_id, span_id
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context

@@ -33,7 +33,7 @@ def in_a_task(
             await asyncio.gather(works(), return_exceptions=True)
 
     traced_run(main())
-    tasks = [span for span in spans.all() if span.name not in ("request",) and span.parent is not None]
+    tasks = [span for span in spans.all() if span.name != "request" and span.parent is not None]
     return next(span for span in tasks if attributes(span).get("code.function.name", "").endswith("works"))
 
 

@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import threading
 import time
-from typing import Any
 
 import pytest
 from harness import NewLoop, Spans, TracedRun, attributes, both_providers, both_ways, parent_id, span_id

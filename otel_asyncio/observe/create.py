@@ -9,7 +9,7 @@ from asyncio import base_events
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from otel_asyncio.observe.tasks import drop_own_frames, make_foreign, make_recorded, make_task
+from otel_asyncio.observe.tasks import drop_own_frames, hide_own_frames, make_foreign, make_recorded, make_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,12 @@ def make_create_task(observation: Observation, original: Callable[..., Any]) -> 
     def create_task(self: Any, coro: Any, *, name: Any = _NOT_GIVEN, context: Any = _NOT_GIVEN, **extra: Any) -> Any:
         factory, closed = (self._task_factory, self._closed) if stock else (self.get_task_factory(), self.is_closed())
         if factory is not None or closed or extra or type(coro) is not CoroutineType:
-            return elaborate(self, coro, name, context, extra)
+            try:
+                return elaborate(self, coro, name, context, extra)
+            except BaseException as error:
+                if factory is None:
+                    hide_own_frames(error, keep=1)  # as many frames as the loop's own
+                raise
         name, context = None if name is _NOT_GIVEN else name, None if context is _NOT_GIVEN else context
         state = state_of(self)
         try:
@@ -68,8 +73,12 @@ def _make_elaborate(observation: Observation, original: Callable[..., Any]) -> C
         state = observation.state_of(loop)
         if factory is None:
             return make_task(state, loop, coro, **given)
-        if _makes_stock_tasks_eagerly(factory):
-            return make_task(state, loop, coro, **{"eager_start": True} | given)
+        if original is _STOCK and _makes_stock_tasks_eagerly(factory):  # uvloop calls it with eager_start=None: lazily
+            try:
+                return make_task(state, loop, coro, **{"eager_start": True} | given)
+            except BaseException as error:
+                hide_own_frames(error, keep=1)  # this one stands for the factory's
+                raise
         return make_foreign(state, original, coro, given.get("context"), loop, coro, **given)
 
     return elaborate
@@ -77,8 +86,10 @@ def _make_elaborate(observation: Observation, original: Callable[..., Any]) -> C
 
 def _keywords_of(original: Callable[..., Any]) -> set[str]:
     """Which keywords the loop's own `create_task` takes: `eager_start` since it takes any (3.13.3, 3.14)."""
-    code = getattr(original, "__code__", None)
-    takes_any = sys.version_info >= (3, 13) if code is None else bool(code.co_flags & inspect.CO_VARKEYWORDS)
+    if inspect.isfunction(original):
+        takes_any = bool(original.__code__.co_flags & inspect.CO_VARKEYWORDS)
+    else:
+        takes_any = sys.version_info >= (3, 13)  # uvloop's, which is compiled
     return {"name", "context"} | ({"eager_start"} if takes_any else set())
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from otel_asyncio.observe.counters import Counters
     from otel_asyncio.observe.observer import Sink
 
-# Where asyncio keeps the tasks whose first step runs inside their constructor.
+# Where asyncio keeps the tasks whose first step runs inside their constructor; in C, and out of sight, since 3.14.
 _EAGER_TASKS: Any = getattr(asyncio.tasks, "_eager_tasks", frozenset())
 _EXITS = (SystemExit, KeyboardInterrupt, GeneratorExit)
 
@@ -41,7 +41,6 @@ class Observation:
         self.counters = counters
         self.outbox: deque[TaskRecord | Problem] = deque()
         self.direct: set[type] = set()
-        self._exits: list[BaseException] = []
         self.loops: weakref.WeakSet[Any] = weakref.WeakSet()
         self.creation, self.ending, self.problems = Guard("creation"), Guard("ending"), Guard("problems")
         self.place = sink.place
@@ -118,7 +117,7 @@ class Observation:
         """A task that was made past us announces a step."""
         state = self.state_of(loop)
         record, state.expected = state.expected, None
-        in_first_step = task in _EAGER_TASKS
+        in_first_step = task in _EAGER_TASKS or (state.running is not None and asyncio.current_task(loop) is task)
         if record is None:
             record = state.admit_unknown(task, context, born=in_first_step)
         state.take(task, record)
@@ -160,34 +159,12 @@ class Observation:
         if self.outbox:
             self.drain()
 
-    def note_exit(self, error: BaseException) -> None:
-        """An exception leaves the loop through a step: its traceback shall not show ours once the loop is closed.
-
-        Not before, since the traceback grows frame by frame while the exception is on its way.
-        """
-        self._exits.append(error)
-
-    def _clean_exits(self) -> None:
-        steps = {self.step.__code__, self.unrecorded.step.__code__}
-        while self._exits:
-            error = self._exits.pop()
-            before, entry = None, error.__traceback__
-            while entry is not None:
-                if entry.tb_frame.f_code not in steps:
-                    before = entry
-                elif before is None:
-                    error.__traceback__ = entry.tb_next
-                else:
-                    before.tb_next = entry.tb_next
-                entry = entry.tb_next
-
     def loop_closed(self, loop: Any) -> None:
         """Whatever is pending on a closed loop stays so."""
         state: LoopState | None = getattr(loop, "_otel_asyncio", None)
         if state is None or state.closed:
             return
         state.closed = True
-        self._clean_exits()
         try:
             now = self.clock.monotonic_ns()
             for record in tuple(state.alive):

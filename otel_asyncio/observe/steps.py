@@ -123,7 +123,7 @@ def make_call_soon(observation: Observation, original: Callable[..., Any]) -> Ca
 def make_step(observation: Observation) -> Callable[..., None]:
     """The step of a recorded task: two clock reads and a few integers around asyncio's own."""
     now = observation.clock.monotonic_ns
-    finish, note_exit = observation.finish, observation.note_exit
+    finish = observation.finish
     nothing = _NO_FUTURE
 
     def step(task: Any, callback: Any, future: Any = nothing) -> None:
@@ -148,7 +148,7 @@ def make_step(observation: Observation) -> Callable[..., None]:
             else:
                 callback(future)
         except EXITS as error:
-            note_exit(error)
+            error.__traceback__ = error.__traceback__.tb_next  # type: ignore[union-attr]  # this frame, taken off
             raise
         finally:
             ended = record.suspended = now()
@@ -169,7 +169,7 @@ def make_step(observation: Observation) -> Callable[..., None]:
 
 def make_unrecorded_step(observation: Observation) -> Callable[..., None]:
     """The step of a task that gets no span: its end is counted."""
-    finish, note_exit = observation.finish_unrecorded, observation.note_exit
+    finish = observation.finish_unrecorded
     nothing = _NO_FUTURE
 
     def step(task: Any, callback: Any, future: Any = nothing) -> None:
@@ -179,7 +179,7 @@ def make_unrecorded_step(observation: Observation) -> Callable[..., None]:
             else:
                 callback(future)
         except EXITS as error:
-            note_exit(error)
+            error.__traceback__ = error.__traceback__.tb_next  # type: ignore[union-attr]  # this frame, taken off
             raise
         finally:
             if task.done():

@@ -88,8 +88,11 @@ def make_recorded(
         else:
             cls.__init__(task, coro, loop=loop, name=name, context=context)
     except BaseException:
-        if record.timed:
+        if record.timed and record.outcome is None:
             record.abandon()
+        elif record.timed:  # it was made, and its first step ended the program
+            state.shard.started += 1
+        task = None
         raise
     return _made(state, task)
 
@@ -109,18 +112,21 @@ def _start_eagerly(
     failure: BaseException | None = None
 
     def construct() -> None:
-        nonlocal failure
+        nonlocal failure, task
         try:
             type(task).__init__(task, coro, loop=loop, name=name, context=context, eager_start=True)
         except BaseException as error:
             failure = error
+            task = None  # the traceback leads to this frame, and would keep the task from dying when it does
             raise
 
     try:
         record.step(task, construct)
-    except RuntimeError:
+    except RuntimeError as error:
         # A task whose constructor refused its arguments cannot even be asked whether it is done.
-        raise failure if failure is not None else sys.exception() from None  # type: ignore[misc]
+        raise failure or error from None
+    finally:
+        failure = task = None
 
 
 def make_foreign(
@@ -159,6 +165,23 @@ def drop_own_frames(made: Any) -> None:
     stack = getattr(made, "_source_traceback", None)
     while stack and stack[-1].filename.startswith(PACKAGE):
         del stack[-1]
+
+
+def hide_own_frames(error: BaseException, *, keep: int) -> None:
+    """Take this package's frames off the head of a traceback, all but the first `keep`.
+
+    An eager task whose first step ends the program lets the exception out of its constructor. The frames that made
+    it hold the task, and asyncio alone would have let it go by now.
+    """
+    last, entry = None, error.__traceback__
+    for _ in range(keep):
+        last, entry = entry, entry and entry.tb_next
+    while entry is not None and entry.tb_frame.f_code.co_filename.startswith(PACKAGE):
+        entry = entry.tb_next
+    if last is None:
+        error.__traceback__ = entry
+    else:
+        last.tb_next = entry
 
 
 def _drop_loops_frame(task: Any) -> None:

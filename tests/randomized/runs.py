@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from otel_asyncio.testing import Recorder, record
+from randomized.facts import Facts
 from randomized.programs import Block, coroutine, outcome
-from randomized.world import Event, Facts, ScriptedLoop, WitnessLoop, World, overheard
+from randomized.witness import WitnessLoop
+from randomized.world import Chronicle, Event, ScriptedLoop, World, overheard
 
 _ROUNDS = 60  # each cancels everything once; a program catches a cancellation as often as it says `Try`
 
@@ -45,21 +47,26 @@ class Run:
     ended: Counter[str] = field(default_factory=Counter)
 
 
-def run(program: Block, mode: Mode, loop_class: type[ScriptedLoop] = ScriptedLoop, way_in: str = "bare") -> Run:
+def run(
+    program: Block, mode: Mode, loop_class: type[ScriptedLoop] = ScriptedLoop, way_in: str = "bare"
+) -> Run:
     """Run a program from its first task to the loop's end, and collect the rubbish."""
-    world = World(loop_class, factory=mode.eager or "factory" in way_in, debug=mode.debug)
-    world.loop.set_task_factory(stock_factory if way_in == "stock factory" else mode.factory())
-    with _traced(world, mode, way_in) as (recorder, counters), overheard(world):
+    chronicle = Chronicle(factory=mode.eager or "factory" in way_in)
+    gc.freeze()  # the collection at the end has only this run to look through
+    loop = loop_class()
+    with _traced(loop, mode, way_in) as recorder, overheard(chronicle):
+        world = World(loop, chronicle, debug=mode.debug)
         _drive(world, program, mode)
-        result = Run(world.history, Counter(), world.loop.iterations, world.created, recorder)
-        seen = len(world.history)
+        result = Run(chronicle.events[:], Counter(), loop.iterations, world.created, recorder)
+        state: Any = getattr(loop, "_otel_asyncio", None)
+        counters = state and state.observation.counters
         asyncio.set_event_loop(None)
-        world.let_go()
+        del world, loop, state
         gc.collect()
-        result.late = Counter(repr(event[2:]) for event in world.history[seen:] if event[0] != "log")
-        del world.history[seen:]
+        late = chronicle.events[len(result.history) :]
+        result.late = Counter(repr(event[2:]) for event in late if event[0] != "log")
         if counters is not None:
-            result.started, result.ended = counters().started, counters().ended
+            result.started, result.ended = counters.started, counters.ended
     return result
 
 
@@ -82,15 +89,18 @@ def watched(program: Block, mode: Mode) -> Run:
 
 
 @contextmanager
-def _traced(world: World, mode: Mode, way_in: str) -> Iterator[tuple[Recorder | None, Callable[[], Any] | None]]:
-    if way_in in ("bare", "stock factory"):
-        yield None, None
-        return
-    with record(clock=world.loop.clock, process_wide=way_in == "instrumentor") as recorder:
-        if way_in == "factory":
-            world.loop.set_task_factory(recorder.task_factory(mode.factory()))
-        loop: Any = world.loop
-        yield recorder, lambda: loop._otel_asyncio.observation.counters
+def _traced(loop: ScriptedLoop, mode: Mode, way_in: str) -> Iterator[Recorder | None]:
+    loop.set_task_factory(stock_factory if way_in == "stock factory" else mode.factory())
+    tracing = way_in in ("instrumentor", "factory")
+    with (
+        record(clock=loop.clock, process_wide=way_in == "instrumentor")
+        if tracing
+        else nullcontext() as recorder
+    ):
+        if recorder is not None and way_in == "factory":
+            loop.set_task_factory(recorder.task_factory(mode.factory()))
+        del loop  # that it goes, and what goes with it, is looked at while still tracing
+        yield recorder
 
 
 def _drive(world: World, program: Block, mode: Mode) -> None:
@@ -108,7 +118,7 @@ def _drive(world: World, program: Block, mode: Mode) -> None:
         _go_on(world, pending)
     for task, _ in world.alive():
         name, state = world.task_name(task), outcome(task) if task.done() else "pending"
-        world.history.append(("finally", name, state, task.cancelling()))
+        world.chronicle.events.append(("finally", name, state, task.cancelling()))
     task = main = None
     loop.close()
 
@@ -122,5 +132,5 @@ def _go_on(world: World, tasks: list[Any]) -> None:
         except (SystemExit, KeyboardInterrupt) as error:
             world.log("driver", type(error).__name__)
         except RuntimeError as error:
-            world.log("driver", world.stable(str(error)))
+            world.log("driver", world.chronicle.stable(str(error)))
             return

@@ -7,6 +7,7 @@ from functools import cache
 from hypothesis import strategies as st
 
 from randomized import programs as p
+from randomized import structures as s
 
 milliseconds = st.integers(0, 4)
 small = st.integers(0, 3)
@@ -19,9 +20,9 @@ leaves = st.one_of(
     st.builds(p.Cancel, st.none() | small),
     st.builds(p.CancelAny, small),
     st.builds(p.Raise, kinds),
-    st.builds(p.Wait, st.none() | milliseconds),
-    st.builds(p.Get, st.none() | milliseconds),
-    st.sampled_from([p.Put(), p.Signal(), p.Await(), p.SetName()]),
+    st.builds(s.Wait, st.none() | milliseconds),
+    st.builds(s.Get, st.none() | milliseconds),
+    st.sampled_from([s.Put(), s.Signal(), s.Await(), p.SetName()]),
 )
 
 
@@ -36,14 +37,14 @@ def blocks(depth: int) -> st.SearchStrategy[p.Block]:
     compound = st.one_of(
         spawn,
         st.builds(p.Try, inner, st.booleans()),
-        st.builds(p.Gather, several, st.booleans()),
-        st.builds(p.InGroup, several, inner),
-        st.builds(p.Timeout, milliseconds, inner),
-        st.builds(p.WaitFor, milliseconds, inner),
-        st.builds(p.Shield, inner),
-        st.builds(p.AsCompleted, several),
-        st.builds(p.Holding, st.none() | st.integers(0, 1), inner),
-        st.builds(p.Callback, st.none() | milliseconds, inner),
+        st.builds(s.Gather, several, st.booleans()),
+        st.builds(s.InGroup, several, inner),
+        st.builds(s.Timeout, milliseconds, inner),
+        st.builds(s.WaitFor, milliseconds, inner),
+        st.builds(s.Shield, inner),
+        st.builds(s.AsCompleted, several),
+        st.builds(s.Holding, st.none() | st.integers(0, 1), inner),
+        st.builds(s.Callback, st.none() | milliseconds, inner),
     )
     return st.lists(st.one_of(leaves, spawn, compound), min_size=1, max_size=5)
 

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from opentelemetry.sdk.trace import ReadableSpan
+
 from otel_asyncio.emit import names
+from randomized.facts import Facts
 from randomized.programs import Block
 from randomized.runs import Mode, Run, bare, run, watched
 from randomized.strategies import programs
-from randomized.world import NAMES_BECOME_NONE, Facts
+from randomized.world import NAMES_BECOME_NONE
 
 WAYS_IN = ("instrumentor", "factory")
 eager = st.booleans() if sys.version_info >= (3, 12) else st.just(False)
@@ -23,7 +24,11 @@ modes = st.builds(Mode, eager=eager, debug=st.sampled_from([False, False, True])
 
 # A profile that asks for more than hypothesis's own is a wish. Otherwise every run tries the same programs.
 long = settings.default.max_examples > 100
-budget = settings(settings.default) if long else settings(max_examples=400, derandomize=True, database=None, deadline=None)
+budget = (
+    settings(settings.default)
+    if long
+    else settings(max_examples=400, derandomize=True, database=None, deadline=None)
+)
 pytestmark = pytest.mark.timeout(0 if long else 120)
 
 
@@ -32,6 +37,7 @@ pytestmark = pytest.mark.timeout(0 if long else 120)
 def test_a_program_does_the_same_with_tracing_as_without(program: Block, mode: Mode) -> None:
     for way_in in WAYS_IN:
         expected = bare(program, mode, way_in)
+        assert not _mistakes(expected)
         traced = run(program, mode, way_in=way_in)
         assert traced.history == expected.history
         assert traced.late == expected.late
@@ -48,6 +54,12 @@ def test_every_task_has_one_span_that_tells_what_the_script_says(program: Block,
         assert _told(traced) == expected
         assert traced.started == len(expected)
         assert +traced.ended == Counter(said["outcome"] for said in expected)
+
+
+def _mistakes(run: Run) -> list[Any]:
+    """What only a mistake in these tests can raise, and would raise bare and traced alike."""
+    mistakes = ("NameError", "TypeError", "AttributeError", "AssertionError", "UnboundLocalError")
+    return [event for event in run.history if any(f"'{name}'" in repr(event) for name in mistakes)]
 
 
 def _scripted(facts: Facts) -> dict[str, Any]:
@@ -69,7 +81,10 @@ def _scripted(facts: Facts) -> dict[str, Any]:
 
 def _told(run: Run) -> list[dict[str, Any]]:
     """What the task spans say, in the order in which the tasks were made, in nanoseconds."""
-    return [_read(span) for span in sorted(_task_spans(run), key=lambda span: (span.attributes or {})[names.TASK_ID])]
+    return [
+        _read(span)
+        for span in sorted(_task_spans(run), key=lambda span: (span.attributes or {})[names.TASK_ID])
+    ]
 
 
 def _task_spans(run: Run) -> list[ReadableSpan]:

@@ -9,7 +9,17 @@ from typing import Any
 import anyio
 import pytest
 from anyio.abc import SocketStream
-from harness import NewLoop, Spans, TracedRun, both_ways, eager_factory, instrumented, needs_python, run_on, skip_where_bare_uvloop_cannot
+from harness import (
+    NewLoop,
+    Spans,
+    TracedRun,
+    both_ways,
+    eager_factory,
+    instrumented,
+    needs_python,
+    run_on,
+    skip_where_bare_uvloop_cannot,
+)
 
 History = list[Any]
 

@@ -10,7 +10,17 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
-from harness import NewLoop, Spans, TracedRun, attributes, both_ways, eager_factory, needs_python, run_on, skip_where_bare_uvloop_cannot
+from harness import (
+    NewLoop,
+    Spans,
+    TracedRun,
+    attributes,
+    both_ways,
+    eager_factory,
+    needs_python,
+    run_on,
+    skip_where_bare_uvloop_cannot,
+)
 
 Child = Callable[[], Coroutine[Any, Any, None]]
 
@@ -213,14 +223,42 @@ def test_cancelling_an_eager_task_by_the_class_is_seen(traced_run: TracedRun, sp
     assert attributes(spans.task("Event.wait"))["asyncio.task.outcome"] == "cancellation"
 
 
+async def starts_eagerly(factory: Any, child: Child) -> bool:
+    """Whether this factory runs a task's first step before `create_task` returns."""
+    order: list[str] = []
+
+    async def first() -> None:
+        order.append("child")
+        await child()
+
+    asyncio.get_running_loop().set_task_factory(factory)
+    task = asyncio.create_task(first())
+    order.append("creator")
+    await task
+    asyncio.get_running_loop().set_task_factory(None)
+    return order == ["child", "creator"]
+
+
+@needs_python(3, 12)
+@both_ways
+def test_the_eager_factory_is_as_eager_as_without_tracing(
+    run: Callable[..., Any], traced_run: TracedRun, loop_kind: str
+) -> None:
+    """T3, T12: uvloop gives it `eager_start=None`, which from 3.13.3 on means not at all."""
+    skip_where_bare_uvloop_cannot(loop_kind)
+    bare = run(starts_eagerly(eager_factory(), child))
+    assert traced_run(starts_eagerly(traced_run.factory(eager_factory()), child)) == bare
+
+
 @needs_python(3, 12)
 @both_ways
 @pytest.mark.parametrize("suspends", [True, False])
 def test_an_eager_task_by_the_factory_has_one_span(
-    traced_run: TracedRun, spans: Spans, loop_kind: str, *, suspends: bool
+    run: Callable[..., Any], traced_run: TracedRun, spans: Spans, loop_kind: str, *, suspends: bool
 ) -> None:
     """T12: its first step is the constructor, and may be the only one."""
     skip_where_bare_uvloop_cannot(loop_kind)
+    kind = "eager" if run(starts_eagerly(eager_factory(), child)) else "task"
 
     async def eager() -> None:
         if suspends:
@@ -231,7 +269,7 @@ def test_an_eager_task_by_the_factory_has_one_span(
 
     traced_run(main(), inner=eager_factory())
     seen = attributes(spans.task("eager"))
-    assert (seen["asyncio.task.kind"], seen["asyncio.task.steps"]) == ("eager", 1 + suspends)
+    assert (seen["asyncio.task.kind"], seen["asyncio.task.steps"]) == (kind, 1 + suspends)
 
 
 @needs_python(3, 14)

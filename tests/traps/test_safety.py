@@ -9,11 +9,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from harness import ApiProvider, NewLoop, Spans, TracedRun, both_providers, both_ways
+from harness import ApiProvider, Spans, TracedRun, both_providers, both_ways
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import (
+    BatchSpanProcessor,
+    SimpleSpanProcessor,
+    SpanExporter,
+    SpanExportResult,
+)
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import Sampler
 
