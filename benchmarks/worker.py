@@ -26,9 +26,7 @@ def main() -> None:
     logging.disable(logging.WARNING)  # asyncio's "took too long" in debug mode; the SDK's notes about itself
     say(versions=_versions([BY_KEY[key].package for key in options.variants]))
     subjects = {"bare": Subject()} | {
-        key: subject
-        for key in options.variants
-        if key != "bare" and (subject := _open(key, options.loop)) is not None
+        key: subject for key in options.variants if key != "bare" and (subject := _open(key, options.loop)) is not None
     }
     if subjects.keys() & set(options.variants):
         _measure(subjects, options)

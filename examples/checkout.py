@@ -33,7 +33,7 @@ async def load_basket() -> list[str]:
 
 
 async def render_page(user: str, basket: list[str]) -> str:
-    time.sleep(0.03)  # noqa: ASYNC251 - the fault that the trace shows
+    time.sleep(0.03)
     return f"{user}: {', '.join(basket)}"
 
 

@@ -12,7 +12,7 @@ import asyncio
 import selectors
 import threading
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import patch
 
 from opentelemetry.sdk import trace as sdk
@@ -28,7 +28,7 @@ from otel_asyncio.observe.clock import SYSTEM_CLOCK, Clock
 from otel_asyncio.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     from opentelemetry.sdk.trace import ReadableSpan
 
@@ -212,7 +212,7 @@ def _link(link: Any, by_id: dict[Any, ReadableSpan]) -> str:
 
 def _start(span: ReadableSpan) -> tuple[int, float, int, str]:
     """Of two that start at once, the task made first comes first; then what is not a task, by name."""
-    number = (span.attributes or {}).get(names.TASK_ID, float("inf"))
+    number = cast("float", (span.attributes or {}).get(names.TASK_ID, float("inf")))
     return span.start_time or 0, number, -(span.end_time or 0), span.name
 
 

@@ -66,9 +66,7 @@ class Place:
         words = [str(word) for word in command]
         if self.prefix:
             words = [*self.prefix, "env", "-C", str(folder or self.project), *words]
-        return _run(
-            words, cwd=None if self.prefix else folder or self.project, env=self._variables(), timeout=timeout
-        )
+        return _run(words, cwd=None if self.prefix else folder or self.project, env=self._variables(), timeout=timeout)
 
     def _variables(self) -> dict[str, str]:
         """The outer variables without those that would change what the tests see."""

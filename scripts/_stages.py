@@ -53,9 +53,7 @@ def _install_and_import(environment: Environment, folder: Path) -> int:
         say(f"expected one wheel and one sdist, found {[path.name for path in folder.iterdir()]}")
         return 1
     python = folder / "empty" / "bin" / "python"
-    question = (
-        "import otel_asyncio; print('imported', otel_asyncio.__file__); otel_asyncio.AsyncioInstrumentor"
-    )
+    question = "import otel_asyncio; print('imported', otel_asyncio.__file__); otel_asyncio.AsyncioInstrumentor"
     run = environment.place.run
     return (
         environment.run("-m", "venv", folder / "empty")

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from time import monotonic
 
-if sys.version_info < (3, 11):  # noqa: UP036 - whoever has only an older one should read why
+if sys.version_info < (3, 11):
     sys.exit("scripts/test.py itself needs Python 3.11 or newer")
 
 from _environments import Environment, SetupError

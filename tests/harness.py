@@ -106,9 +106,7 @@ class Spans:
     def of(self, function: str) -> list[ReadableSpan]:
         """The spans of tasks of this function: by the last part of its qualified name."""
         return [
-            span
-            for span in self.all()
-            if re.fullmatch(rf"task (.*\.)?{re.escape(function)}", span.name) is not None
+            span for span in self.all() if re.fullmatch(rf"task (.*\.)?{re.escape(function)}", span.name) is not None
         ]
 
     def task(self, function: str) -> ReadableSpan:
@@ -170,9 +168,7 @@ class TracedRun:
         """What the program sets on a loop to have its tasks made by `inner` and, this way, traced."""
         if self.way == "instrumentor":
             return inner
-        return otel_asyncio.task_factory(
-            inner, tracer_provider=self.spans.provider, settings=Settings(**settings)
-        )
+        return otel_asyncio.task_factory(inner, tracer_provider=self.spans.provider, settings=Settings(**settings))
 
     def loop_with(self, factory: Any) -> NewLoop:
         """Makes loops with this task factory."""

@@ -49,6 +49,7 @@ def test_a_deep_chain_that_waits_is_recorded_whole(traced_run: TracedRun, spans:
 
 def test_a_dropped_lineage_keeps_nothing_alive(traced_run: TracedRun, provider_kind: str) -> None:
     """Of a chain of dropped spans only the ends are held."""
+
     async def link(left: int, finished: asyncio.Event) -> None:
         if left:
             asyncio.get_running_loop().create_task(link(left - 1, finished))

@@ -134,9 +134,7 @@ def test_a_problem_without_a_span_is_logged_all_the_same(
 
 
 @KINDS
-def test_problems_are_counted(
-    run: Callable[..., Any], instrumented_process: Any, function: Any, kind: str
-) -> None:
+def test_problems_are_counted(run: Callable[..., Any], instrumented_process: Any, function: Any, kind: str) -> None:
     run(forget(function, times=3))
     assert instrumented_process.observation.counters.problems[kind] == 3
 

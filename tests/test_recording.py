@@ -34,9 +34,7 @@ def ends(spans: Spans) -> list[str]:
     return sorted(name.rpartition(".")[2].removeprefix("task ") for name in spans.names())
 
 
-@pytest.mark.parametrize(
-    ("root_tasks", "expected"), [("all", ["child", "plain"]), ("problems", []), ("none", [])]
-)
+@pytest.mark.parametrize(("root_tasks", "expected"), [("all", ["child", "plain"]), ("problems", []), ("none", [])])
 def test_root_tasks_without_a_problem(
     traced_run: TracedRun, spans: Spans, root_tasks: str, expected: list[str]
 ) -> None:
@@ -48,9 +46,7 @@ def test_root_tasks_without_a_problem(
     ("root_tasks", "expected"),
     [("all", ["child", "fail", "with_a_problem"]), ("problems", ["fail", "with_a_problem"]), ("none", [])],
 )
-def test_root_tasks_with_a_problem(
-    traced_run: TracedRun, spans: Spans, root_tasks: str, expected: list[str]
-) -> None:
+def test_root_tasks_with_a_problem(traced_run: TracedRun, spans: Spans, root_tasks: str, expected: list[str]) -> None:
     """Under `problems` the span of the failed task brings that of its parent along, or it would be an orphan."""
     traced_run(with_a_problem(), root_tasks=root_tasks)
     assert ends(spans) == expected
@@ -101,9 +97,7 @@ def test_root_context_makes_the_root_current(traced_run: TracedRun, spans: Spans
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(0.0, ["child", "plain"]), (60.0, []), (float("inf"), [])])
-def test_a_short_task_leaves_no_span(
-    traced_run: TracedRun, spans: Spans, seconds: float, expected: list[str]
-) -> None:
+def test_a_short_task_leaves_no_span(traced_run: TracedRun, spans: Spans, seconds: float, expected: list[str]) -> None:
     traced_run(plain(), min_task_duration=seconds)
     assert ends(spans) == expected
 
@@ -139,9 +133,7 @@ def test_a_short_task_that_failed_is_kept(traced_run: TracedRun, spans: Spans) -
     ],
     ids=str,
 )
-def test_globs_select_tasks(
-    traced_run: TracedRun, spans: Spans, settings: dict[str, Any], expected: list[str]
-) -> None:
+def test_globs_select_tasks(traced_run: TracedRun, spans: Spans, settings: dict[str, Any], expected: list[str]) -> None:
     traced_run(plain(), **settings)
     assert ends(spans) == expected
 

@@ -103,9 +103,7 @@ def test_a_wrong_variable_leaves_the_default(name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "text"), WRONG_TEXT, ids=str)
-def test_a_wrong_variable_is_one_warning_that_names_it(
-    name: str, text: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_wrong_variable_is_one_warning_that_names_it(name: str, text: str, caplog: pytest.LogCaptureFixture) -> None:
     Settings.from_env({PREFIX + name.upper(): text})
     (record,) = caplog.records
     said = record.getMessage()

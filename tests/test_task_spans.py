@@ -49,9 +49,7 @@ def here() -> int:
 
 
 @both_ways
-def test_a_task_span_has_the_attributes_of_the_contract_and_no_others(
-    traced_run: TracedRun, spans: Spans
-) -> None:
+def test_a_task_span_has_the_attributes_of_the_contract_and_no_others(traced_run: TracedRun, spans: Spans) -> None:
     traced_run(main())
     assert set(attributes(spans.task("child"))) == ALWAYS
 
@@ -112,7 +110,8 @@ def test_the_creation_line_is_the_line_of_the_call(traced_run: TracedRun, spans:
 
     async def creates() -> None:
         nonlocal line
-        task = asyncio.create_task(child()); line = here()  # noqa: E702 - both on one line, that is the point
+        task = asyncio.create_task(child())
+        line = here()  # noqa: E702 - both on one line, that is the point
         await task
 
     traced_run(creates())

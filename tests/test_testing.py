@@ -119,11 +119,7 @@ def test_spans_of_the_program_stand_on_the_same_clock() -> None:
     with record(clock=loop.clock, settings=Settings(request_split=False)) as recorder:
         loop.run_until_complete(main())
         loop.close()
-    lines = (
-        recorder.render()
-        .replace("test_spans_of_the_program_stand_on_the_same_clock.<locals>.", "")
-        .split("\n")
-    )
+    lines = recorder.render().replace("test_spans_of_the_program_stand_on_the_same_clock.<locals>.", "").split("\n")
     assert [line.split(" busy")[0] for line in lines if "user" in line or "work" in line] == [
         "user 1–2 → task: task main",
         "  task work 1–2 success",

@@ -66,9 +66,7 @@ class Suite:
     def _switch_tracing_on(self) -> None:
         """The outer venv's packages and this checkout become importable, then tracing starts."""
         question = "import sysconfig; print(sysconfig.get_path('purelib'))"
-        answer = subprocess.run(
-            [str(self.python), "-c", question], check=True, capture_output=True, text=True
-        )
+        answer = subprocess.run([str(self.python), "-c", question], check=True, capture_output=True, text=True)
         site = Path(answer.stdout.strip())
         shutil.copy(STARTUP, site)
         self.notes = site / "traced_notes"
@@ -131,11 +129,7 @@ def _lines(log: Path) -> list[str]:
 
 def _environment(outer: Mapping[str, str]) -> dict[str, str]:
     """Settings of the outer run, ours and the interpreter's, must not reach the tests."""
-    return {
-        name: value
-        for name, value in outer.items()
-        if not name.startswith(("PYTHON", "OTEL_", "VIRTUAL_ENV"))
-    }
+    return {name: value for name, value in outer.items() if not name.startswith(("PYTHON", "OTEL_", "VIRTUAL_ENV"))}
 
 
 def _read_report(report: Path, outcomes: Outcomes) -> None:

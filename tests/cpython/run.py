@@ -42,9 +42,7 @@ def read_expected(path: Path, version: str) -> Expected:
     """Only what applies to `version`, so that a leftover entry for another one excuses nothing."""
     content = tomllib.loads(path.read_text(encoding="utf-8"))
     entries = [entry for entry in content.get("expected", []) if version in entry["pythons"]]
-    return Expected(
-        {entry["test"]: entry["reason"] for entry in entries}, frozenset(content["load_sensitive"])
-    )
+    return Expected({entry["test"]: entry["reason"] for entry in entries}, frozenset(content["load_sensitive"]))
 
 
 def module_of(name: str) -> str:
@@ -93,16 +91,12 @@ def differences(bare: Outcomes, traced: Outcomes) -> set[str]:
     """
     passed = {name for name, outcome in bare.tests.items() if outcome == "passed"}
     lost = {name for name in passed if traced.tests.get(name) != "passed"}
-    cut_short = {
-        name for name in traced.failed() if not traced.modules.get(name, "failed").startswith("failed")
-    }
+    cut_short = {name for name in traced.failed() if not traced.modules.get(name, "failed").startswith("failed")}
     lost -= {name for name in lost if name not in traced.tests and module_of(name) in cut_short}
     return lost | (traced.failed() - bare.failed())
 
 
-def confirmed(
-    suite: Suite, bare_suite: Suite, names: set[str], listed: Expected
-) -> tuple[set[str], Outcomes]:
+def confirmed(suite: Suite, bare_suite: Suite, names: set[str], listed: Expected) -> tuple[set[str], Outcomes]:
     """What is left of the differences after a second look, and what that look saw.
 
     Load-sensitive tests are run once more, traced; the others bare, in case it is the machine that has
@@ -185,9 +179,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="test modules at a time (default: 2)")
     parser.add_argument("modules", nargs="*", help="modules such as test_tasks (default: all)")
     options = parser.parse_args()
-    modules = [
-        name for name in test_modules() if not options.modules or name.split(".")[-1] in options.modules
-    ]
+    modules = [name for name in test_modules() if not options.modules or name.split(".")[-1] in options.modules]
     if not modules:
         print(f"NOT RUN: CPython {VERSION} at {sys.executable} comes without test.test_asyncio")
         return NOT_RUN

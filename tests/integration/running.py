@@ -33,9 +33,7 @@ def clean_environment(additions: Mapping[str, str]) -> dict[str, str]:
 
 def run(*command: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     """Runs a command to its end; one that fails is a failure of the test, with all it said."""
-    done = subprocess.run(
-        command, env=clean_environment(environment), capture_output=True, text=True, timeout=TIMEOUT
-    )
+    done = subprocess.run(command, env=clean_environment(environment), capture_output=True, text=True, timeout=TIMEOUT)
     assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-4000:]}"
     return done
 

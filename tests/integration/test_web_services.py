@@ -23,9 +23,7 @@ APPS = {
 LOOPS = ("asyncio", "uvloop")
 
 Run = Callable[[str, str, str], Served]
-every_way = pytest.mark.parametrize(
-    ("app", "loop", "way"), list(product(APPS, LOOPS, ("instrumentor", "factory")))
-)
+every_way = pytest.mark.parametrize(("app", "loop", "way"), list(product(APPS, LOOPS, ("instrumentor", "factory"))))
 every_policy = pytest.mark.parametrize(
     ("app", "loop", "policy"), list(product(APPS, LOOPS, ("all", "problems", "none")))
 )

@@ -47,9 +47,7 @@ class Run:
     ended: Counter[str] = field(default_factory=Counter)
 
 
-def run(
-    program: Block, mode: Mode, loop_class: type[ScriptedLoop] = ScriptedLoop, way_in: str = "bare"
-) -> Run:
+def run(program: Block, mode: Mode, loop_class: type[ScriptedLoop] = ScriptedLoop, way_in: str = "bare") -> Run:
     """Run a program from its first task to the loop's end, and collect the rubbish."""
     chronicle = Chronicle(factory=mode.eager or "factory" in way_in)
     gc.freeze()  # the collection at the end has only this run to look through
@@ -92,11 +90,7 @@ def watched(program: Block, mode: Mode) -> Run:
 def _traced(loop: ScriptedLoop, mode: Mode, way_in: str) -> Iterator[Recorder | None]:
     loop.set_task_factory(stock_factory if way_in == "stock factory" else mode.factory())
     tracing = way_in in ("instrumentor", "factory")
-    with (
-        record(clock=loop.clock, process_wide=way_in == "instrumentor")
-        if tracing
-        else nullcontext() as recorder
-    ):
+    with record(clock=loop.clock, process_wide=way_in == "instrumentor") if tracing else nullcontext() as recorder:
         if recorder is not None and way_in == "factory":
             loop.set_task_factory(recorder.task_factory(mode.factory()))
         del loop  # that it goes, and what goes with it, is looked at while still tracing

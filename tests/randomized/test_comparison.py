@@ -25,9 +25,7 @@ modes = st.builds(Mode, eager=eager, debug=st.sampled_from([False, False, True])
 # A profile that asks for more than hypothesis's own is a wish. Otherwise every run tries the same programs.
 long = settings.default.max_examples > 100
 budget = (
-    settings(settings.default)
-    if long
-    else settings(max_examples=400, derandomize=True, database=None, deadline=None)
+    settings(settings.default) if long else settings(max_examples=400, derandomize=True, database=None, deadline=None)
 )
 pytestmark = pytest.mark.timeout(0 if long else 120)
 
@@ -81,10 +79,7 @@ def _scripted(facts: Facts) -> dict[str, Any]:
 
 def _told(run: Run) -> list[dict[str, Any]]:
     """What the task spans say, in the order in which the tasks were made, in nanoseconds."""
-    return [
-        _read(span)
-        for span in sorted(_task_spans(run), key=lambda span: (span.attributes or {})[names.TASK_ID])
-    ]
+    return [_read(span) for span in sorted(_task_spans(run), key=lambda span: (span.attributes or {})[names.TASK_ID])]
 
 
 def _task_spans(run: Run) -> list[ReadableSpan]:

@@ -35,9 +35,7 @@ def _outcome(task: asyncio.Task[Any]) -> str:
 
 
 def _is_step(callback: Any) -> bool:
-    return (
-        type(callback).__name__ == "TaskStepMethWrapper" or getattr(callback, "__name__", "") == "task_wakeup"
-    )
+    return type(callback).__name__ == "TaskStepMethWrapper" or getattr(callback, "__name__", "") == "task_wakeup"
 
 
 class WitnessLoop(ScriptedLoop):

@@ -162,9 +162,7 @@ def test_a_task_gets_no_callbacks_of_ours(same_as_bare: Callable[..., Any]) -> N
 
 
 @pytest.mark.parametrize("refused", [123, None, "text", lambda: None], ids=["int", "None", "str", "function"])
-def test_what_is_no_coroutine_is_refused_in_the_same_words(
-    same_as_bare: Callable[..., Any], refused: Any
-) -> None:
+def test_what_is_no_coroutine_is_refused_in_the_same_words(same_as_bare: Callable[..., Any], refused: Any) -> None:
     """T11."""
 
     async def main() -> list[str]:

@@ -148,9 +148,7 @@ def test_the_main_task_is_of_kind_main(traced_run: TracedRun, spans: Spans) -> N
     assert (seen["asyncio.task.kind"], seen["asyncio.task.created.function"]) == ("main", "run_on")
 
 
-def test_run_until_complete_makes_a_main_task(
-    new_loop: NewLoop, instrumented_process: object, spans: Spans
-) -> None:
+def test_run_until_complete_makes_a_main_task(new_loop: NewLoop, instrumented_process: object, spans: Spans) -> None:
     """T12: also the second time."""
     loop = new_loop()
     for _ in range(2):

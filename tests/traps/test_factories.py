@@ -228,9 +228,7 @@ def test_a_foreign_task_has_its_place_in_the_trace(traced_run: TracedRun, spans:
     assert links(works_span) == {}
 
 
-def test_instrumenting_a_loop_with_a_factory_records_once(
-    run: Callable[..., Any], spans: Spans
-) -> None:
+def test_instrumenting_a_loop_with_a_factory_records_once(run: Callable[..., Any], spans: Spans) -> None:
     """T13: the process is traced after the program has set its factory."""
 
     async def late() -> str:
