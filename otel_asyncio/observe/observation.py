@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from otel_asyncio.observe.loops import LoopState
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.problems import Problem, ProblemKind, from_handler
-from otel_asyncio.observe.records import Outcome, TaskRecord, Unrecorded
+from otel_asyncio.observe.records import NOT_READY, Outcome, TaskRecord, Unrecorded
 from otel_asyncio.observe.steps import make_step, make_unrecorded_step, takes_handles_directly
 from otel_asyncio.observe.tasks import counted
 
@@ -111,6 +111,7 @@ class Observation:
             state.take(task, record)
             if record.timed:
                 record.step_started = record.created
+                record.ready = NOT_READY
         return record if isinstance(record, TaskRecord) else None
 
     def adopt(self, loop: Any, task: Any, context: Context | None) -> Any:
@@ -123,6 +124,7 @@ class Observation:
         state.take(task, record)
         if in_first_step and record.timed:
             record.step_started = record.created
+            record.ready = NOT_READY
         return record
 
     def registered(self, task: Any, state: LoopState) -> None:

@@ -73,6 +73,9 @@ class Split(NamedTuple):
     steps: int
 
 
+# `TaskRecord.ready` while no step is announced.
+NOT_READY = -1
+
 _next_id = itertools.count(1).__next__
 
 
@@ -165,8 +168,8 @@ class TaskRecord:
         busy, scheduled = self.busy, self.scheduled
         if self.step_started:
             busy += now - self.step_started
-        elif self.ready >= self.suspended:
-            scheduled += now - self.ready
+        elif self.ready != NOT_READY:
+            scheduled += now - max(self.ready, self.suspended)
         return Split(busy, scheduled, now - self.created - busy - scheduled, self.steps)
 
 

@@ -13,6 +13,7 @@ from asyncio import base_events, events
 from types import BuiltinMethodType, MethodType
 from typing import TYPE_CHECKING, Any
 
+from otel_asyncio.observe.records import NOT_READY
 from otel_asyncio.observe.tasks import drop_own_frames
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ def make_step(observation: Observation) -> Callable[..., None]:
         started = record.step_started = now()
         # A task that yields announces its next step from inside this one: ready is never before suspended.
         ready, suspended = record.ready, record.suspended
+        record.ready = NOT_READY
         if not record.steps:
             ready = suspended  # it was ready when it was created
             record.first_step = started
