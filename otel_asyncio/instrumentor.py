@@ -47,6 +47,10 @@ def wire(
     sink = SpanSink(tracing, Policy(settings), ProblemReporter(tracing, counters, rate, log=settings.problem_log))
     observation = Observation(sink, clock, counters, process_wide=process_wide)
     tracing.running = observation.running_record
+    try:
+        tracing.resolve()  # now, where there is a provider: to make a tracer leaves traces (a warnings filter, for one)
+    except Exception as error:  # noqa: BLE001 - the border of the package
+        observation.switch_off_creation(error)
     atexit.register(observation.drain)
 
     def unwire() -> None:

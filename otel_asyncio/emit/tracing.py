@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from otel_asyncio.observe.records import TaskRecord
 
 SCOPE = "otel_asyncio"
+
+
+def _version() -> str:
+    try:
+        return version("otel-asyncio")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "unknown"
 
 
 def _nobody() -> None:
@@ -69,7 +76,7 @@ class Tracing:
 
     def _meet(self, provider: Any) -> None:
         self.provider = provider
-        self.tracer = provider.get_tracer(SCOPE, version("otel-asyncio"), schema_url=names.SCHEMA_URL)
+        self.tracer = provider.get_tracer(SCOPE, _version(), schema_url=names.SCHEMA_URL)
         if not isinstance(self.tracer, NoOpTracer):
             self.spans = self._after_the_fact(provider) or ApiSpans(self.tracer)
         self._known = True
