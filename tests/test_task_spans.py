@@ -110,8 +110,8 @@ def test_the_creation_line_is_the_line_of_the_call(traced_run: TracedRun, spans:
 
     async def creates() -> None:
         nonlocal line
+        line = here() + 1
         task = asyncio.create_task(child())
-        line = here()  # noqa: E702 - both on one line, that is the point
         await task
 
     traced_run(creates())
