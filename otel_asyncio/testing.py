@@ -56,10 +56,9 @@ class _JumpingSelector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         events = super().select(0)
-        if events or (timeout is not None and timeout <= 0):
-            return events
-        if timeout is not None:
-            self._time.elapsed += round(timeout * _SECOND)
+        if timeout is not None and not events:
+            self._time.elapsed += max(0, round(timeout * _SECOND))
+        if events or timeout is not None:
             return events
         # The loop's own pipe is one file. Somebody else's, or another thread, may still wake the loop.
         if len(self.get_map()) > 1 or threading.active_count() > 1:
@@ -124,7 +123,7 @@ class Recorder:
         self._exporter.clear()
 
     def render(self, digits: int = 9) -> str:
-        """The finished spans as text; see `render`."""
+        """The finished spans as text."""
         return render(self.spans, digits)
 
     def task_factory(self, inner: Callable[..., Any] | None = None) -> Callable[..., Any]:
@@ -189,9 +188,7 @@ def render(spans: Iterable[ReadableSpan], digits: int = 9) -> str:
 
 def _parts(span: ReadableSpan, zero: int, digits: int, by_id: dict[Any, ReadableSpan]) -> Iterator[str]:
     attributes = span.attributes or {}
-    times = (
-        "…" if time is None else _number((time - zero) / _SECOND, digits) for time in (span.start_time, span.end_time)
-    )
+    times = ("…" if at is None else _number((at - zero) / _SECOND, digits) for at in (span.start_time, span.end_time))
     yield from (span.name, "–".join(times))
     if outcome := attributes.get(names.TASK_OUTCOME, "error" if span.status.status_code is StatusCode.ERROR else ""):
         yield str(outcome)

@@ -119,6 +119,25 @@ def test_the_creation_line_is_the_line_of_the_call(traced_run: TracedRun, spans:
     assert (seen["asyncio.task.created.file"], seen["asyncio.task.created.line"]) == (__file__, line)
 
 
+@both_ways
+def test_a_task_from_another_thread_names_the_line_that_submitted_it(traced_run: TracedRun, spans: Spans) -> None:
+    line = 0
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        def submit() -> None:
+            nonlocal line
+            line = here() + 1
+            asyncio.run_coroutine_threadsafe(child(), loop).result()
+
+        await asyncio.to_thread(submit)
+
+    traced_run(main())
+    seen = attributes(spans.task("child"))
+    assert (seen["asyncio.task.kind"], seen["asyncio.task.created.line"]) == ("threadsafe", line)
+
+
 def test_task_ids_count_through_the_process(traced_run: TracedRun, spans: Spans) -> None:
     async def creates() -> None:
         await asyncio.gather(child(), child(), child())

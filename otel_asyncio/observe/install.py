@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.create import make_create_task
-from otel_asyncio.observe.steps import make_call_soon
+from otel_asyncio.observe.steps import make_call_soon, make_call_soon_threadsafe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -68,6 +68,7 @@ def _hook_class(observation: Observation, cls: Any) -> list[Callable[[], None]]:
     original_handler, original_close = cls.call_exception_handler, cls.close
     return [
         replace(cls, "call_soon", make_call_soon(observation, cls.call_soon)),
+        replace(cls, "call_soon_threadsafe", make_call_soon_threadsafe(observation, cls.call_soon_threadsafe)),
         replace(cls, "create_task", make_create_task(observation, cls.create_task)),
         replace(cls, "call_exception_handler", call_exception_handler),
         replace(cls, "close", close),
@@ -116,9 +117,13 @@ def install_on_loop(observation: Observation, loop: Any) -> LoopState:
         return state
     cls, ref = type(loop), weakref.ref(loop)
     announce = make_call_soon(observation, cls.call_soon)
+    announce_threadsafe = make_call_soon_threadsafe(observation, cls.call_soon_threadsafe)
 
     def call_soon(callback: Any, *args: Any, context: Any = None) -> Any:
         return announce(ref(), callback, *args, context=context)
+
+    def call_soon_threadsafe(callback: Any, *args: Any, context: Any = None) -> Any:
+        return announce_threadsafe(ref(), callback, *args, context=context)
 
     def call_exception_handler(context: Any) -> None:
         observation.handler_called(context)
@@ -132,6 +137,7 @@ def install_on_loop(observation: Observation, loop: Any) -> LoopState:
 
     undos = [
         replace(loop, "call_soon", call_soon),
+        replace(loop, "call_soon_threadsafe", call_soon_threadsafe),
         replace(loop, "call_exception_handler", call_exception_handler),
         replace(loop, "close", close),
         _watch_registrations(),

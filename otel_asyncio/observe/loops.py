@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from otel_asyncio.observe.observation import Observation
+    from otel_asyncio.observe.records import Site
 
 _KIND_BY_CALLER = {
     "Runner.run": Kind.MAIN,
@@ -22,7 +23,7 @@ _KIND_BY_CALLER = {
 }
 _KIND_CALLERS = frozenset(_KIND_BY_CALLER)
 
-# A task made by the loop itself, from a callback, has no line of the program to its name.
+# A task made by the loop itself, from a callback, has no line of the program above it.
 _MADE_BY_THE_LOOP = {Kind.THREADSAFE, Kind.ASYNCGEN_FINALIZER}
 
 _ids_in_use: set[int] = set()
@@ -57,6 +58,7 @@ class LoopState:
         "running",
         "shard",
         "step",
+        "submitted",
         "unrecorded",
         "wall",
     )
@@ -72,6 +74,8 @@ class LoopState:
         self.closed = False
         self.running: TaskRecord | None = None
         self.expected: TaskRecord | None = None
+        self.submitted: dict[int, Site | None] = {}
+        """Where coroutines were submitted from other threads, by their ids, until their tasks are made."""
         self.unrecorded = observation.unrecorded
         # Not at exit: nothing is left to be counted there.
         weakref.finalize(loop, _ids_given_back.append, self.id).atexit = False
@@ -98,7 +102,8 @@ class LoopState:
                 if place is None:
                     return self.unrecorded, context
             kind = Kind.EAGER if eager else Kind.TASK if self.running is not None else self._kind_from_outside(coro)
-            site = None if kind in _MADE_BY_THE_LOOP else creation_site(4)
+            made_by_loop = kind in _MADE_BY_THE_LOOP
+            site = self.submitted.pop(id(coro), None) if made_by_loop else creation_site(4)
             record = TaskRecord(self, self.now(), self.wall(), kind, code, qualname, site)
             context = observation.sink.opened(record, place, context)
         except Exception as error:  # noqa: BLE001 - the border of the package

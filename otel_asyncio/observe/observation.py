@@ -7,6 +7,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from otel_asyncio.observe.code import creation_site
 from otel_asyncio.observe.loops import LoopState
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.problems import Problem, ProblemKind, from_handler
@@ -126,6 +127,17 @@ class Observation:
             record.step_started = record.created
             record.ready = NOT_READY
         return record
+
+    def submitted(self, loop: Any, callback: Any) -> None:
+        """`run_coroutine_threadsafe` hands a coroutine to a loop, from the line that calls it."""
+        state: LoopState | None = getattr(loop, "_otel_asyncio", None)
+        if state is None or self.creation.failed:
+            return
+        try:
+            cell = callback.__closure__[callback.__code__.co_freevars.index("coro")]
+            state.submitted[id(cell.cell_contents)] = creation_site(3)
+        except Exception as failure:  # noqa: BLE001 - the border of the package
+            self.switch_off_creation(failure)
 
     def registered(self, task: Any, state: LoopState) -> None:
         """Asyncio has entered a task into its list. News only of an eager one, which comes there when it suspends."""

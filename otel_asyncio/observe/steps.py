@@ -50,6 +50,8 @@ def _step_type() -> type:
     return type(loop.caught)
 
 
+_SUBMISSION = "run_coroutine_threadsafe.<locals>.callback"
+
 # What asyncio lets through a step and out of the loop; everything else stays in the task.
 EXITS = (SystemExit, KeyboardInterrupt)
 STEP_TYPE = _step_type()
@@ -119,6 +121,20 @@ def make_call_soon(observation: Observation, original: Callable[..., Any]) -> Ca
         return handle
 
     return call_soon
+
+
+def make_call_soon_threadsafe(observation: Observation, original: Callable[..., Any]) -> Callable[..., Any]:
+    """The `call_soon_threadsafe` that notes which line calls `run_coroutine_threadsafe`, in the thread that does."""
+
+    def call_soon_threadsafe(self: Any, callback: Any, *args: Any, context: Any = None) -> Any:
+        if getattr(callback, "__qualname__", None) == _SUBMISSION:
+            observation.submitted(self, callback)
+        handle = original(self, callback, *args, context=context)
+        if self.get_debug():
+            drop_own_frames(handle)
+        return handle
+
+    return call_soon_threadsafe
 
 
 def make_step(observation: Observation) -> Callable[..., None]:

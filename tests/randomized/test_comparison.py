@@ -67,7 +67,7 @@ def _scripted(facts: Facts) -> dict[str, Any]:
         "start": facts.created,
         "end": facts.ended,
         "outcome": facts.outcome,
-        "name": facts.name if _is_chosen(facts.name) else None,
+        "name": facts.name if _is_comparable(facts.name, facts.outcome) else None,
         "busy_time": facts.busy,
         "scheduled_time": facts.scheduled,
         "idle_time": idle,
@@ -94,12 +94,15 @@ def _read(span: ReadableSpan) -> dict[str, Any]:
         "start": span.start_time,
         "end": span.end_time,
         "outcome": {"timeout": "error"}.get(said["outcome"], said["outcome"]),
-        "name": said["name"] if _is_chosen(said["name"]) else None,
+        "name": said["name"] if _is_comparable(said["name"], said["outcome"]) else None,
         "steps": said["steps"],
         **{time: round(said[time] * 1e9) if time in said else None for time in times},
     }
 
 
-def _is_chosen(name: str | None) -> bool:
-    """Whether the program gave the task this name; the others are counted, in every run on from the last."""
-    return name is not None and not NAMES_BECOME_NONE and not name.startswith("Task-")
+def _is_comparable(name: str | None, outcome: str) -> bool:
+    """Whether the program chose this name; the others are counted, in every run on from the last.
+
+    A task that ends the loop in an eager first step takes its name along: nobody gets to see it.
+    """
+    return name is not None and not NAMES_BECOME_NONE and outcome != "exit" and not name.startswith("Task-")
