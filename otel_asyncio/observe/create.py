@@ -61,6 +61,8 @@ def make_create_task(observation: Observation, original: Callable[..., Any]) -> 
 
 def _make_elaborate(observation: Observation, original: Callable[..., Any]) -> Callable[..., Any]:
     accepts = _keywords_of(original)
+    # uvloop gives every factory eager_start=None from 3.13 on, which makes the eager one start its tasks lazily.
+    calls_eagerly = original is _STOCK or sys.version_info < (3, 13)
 
     def elaborate(loop: Any, coro: Any, name: Any, context: Any, given: dict[str, Any]) -> Any:
         if name is not _NOT_GIVEN:
@@ -73,7 +75,7 @@ def _make_elaborate(observation: Observation, original: Callable[..., Any]) -> C
         state = observation.state_of(loop)
         if factory is None:
             return make_task(state, loop, coro, **given)
-        if original is _STOCK and _makes_stock_tasks_eagerly(factory):  # uvloop calls it with eager_start=None: lazily
+        if calls_eagerly and _makes_stock_tasks_eagerly(factory):
             try:
                 return make_task(state, loop, coro, **{"eager_start": True} | given)
             except BaseException as error:

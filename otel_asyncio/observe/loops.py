@@ -8,7 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.code import called_from, creation_site, describe
-from otel_asyncio.observe.records import Kind, TaskRecord
+from otel_asyncio.observe.records import NOT_READY, Kind, TaskRecord
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -140,6 +140,8 @@ class LoopState:
             kind = (Kind.EAGER if suspended else Kind.TASK) if known else Kind.ADOPTED
             site = creation_site(4) if known else None
             record = TaskRecord(self, self.now(), self.wall(), kind, code, qualname, site)
+            if suspended:
+                record.ready = NOT_READY
             observation.sink.opened(record, place, context)
         except Exception as error:  # noqa: BLE001 - the border of the package
             observation.switch_off_creation(error)

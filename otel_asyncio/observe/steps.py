@@ -13,7 +13,7 @@ from asyncio import base_events, events
 from types import BuiltinMethodType, MethodType
 from typing import TYPE_CHECKING, Any
 
-from otel_asyncio.observe.records import NOT_READY
+from otel_asyncio.observe.records import NOT_READY, Kind
 from otel_asyncio.observe.tasks import drop_own_frames
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ PY_STEPS = frozenset({_PyTask._Task__step, _PyTask._Task__wakeup})
 
 # What BaseEventLoop.call_soon does outside debug mode, read in these releases: make a Handle, append it to _ready.
 _DIRECT = (3, 11) <= sys.version_info[:2] <= (3, 15)
-_STOCK_CALL_SOON = base_events.BaseEventLoop._call_soon  # type: ignore[attr-defined]
+_STOCK_CALL_SOON = base_events.BaseEventLoop.call_soon
+_STOCK_APPEND = base_events.BaseEventLoop._call_soon  # type: ignore[attr-defined]
 
 
 def is_step(callback: Any) -> bool:
@@ -76,13 +77,14 @@ def is_step(callback: Any) -> bool:
 
 def takes_handles_directly(cls: type) -> bool:
     """Whether the `call_soon` of this loop class may be done in place rather than called."""
-    return _DIRECT and getattr(cls, "_call_soon", None) is _STOCK_CALL_SOON
+    return _DIRECT and getattr(cls, "_call_soon", None) is _STOCK_APPEND
 
 
 def make_call_soon(observation: Observation, original: Callable[..., Any]) -> Callable[..., Any]:
     """The `call_soon` that announces steps, for a class whose own is `original`."""
     now = observation.clock.monotonic_ns
-    direct = observation.direct
+    # In place only of asyncio's own: a subclass that has its own call_soon wants to be called.
+    direct = observation.direct if original is _STOCK_CALL_SOON else frozenset()
     adopt = observation.adopt
     Handle = events.Handle  # noqa: N806
     bind = MethodType
@@ -153,9 +155,10 @@ def make_step(observation: Observation) -> Callable[..., None]:
         ready, suspended = record.ready, record.suspended
         record.ready = NOT_READY
         if not record.steps:
-            ready = suspended  # it was ready when it was created
             record.first_step = started
-        elif ready <= suspended:
+            if record.kind is not Kind.ADOPTED:
+                ready = suspended  # it was ready when it was created
+        if ready <= suspended:
             ready = suspended
         elif ready - suspended > record.max_idle:
             record.max_idle = ready - suspended

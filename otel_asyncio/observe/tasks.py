@@ -63,7 +63,12 @@ def make_task(
     cls = state.observation.plain_class(asyncio.tasks.Task)
     if eager:
         task: Any = cls.__new__(cls)
-        _start_eagerly(state.unrecorded, task, loop, coro, name, context)
+        try:
+            _start_eagerly(state.unrecorded, task, loop, coro, name, context)
+        except BaseException as error:
+            state.shard.started += isinstance(error, (SystemExit, KeyboardInterrupt))  # it was made, and ended
+            task = None
+            raise
     else:
         task = cls(coro, loop=loop, name=name, context=context)
     return _made(state, task)

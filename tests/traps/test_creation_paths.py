@@ -22,6 +22,8 @@ from harness import (
     skip_where_bare_uvloop_cannot,
 )
 
+import otel_asyncio
+
 Child = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -281,3 +283,49 @@ def test_an_eager_task_by_create_task_has_one_span(traced_run: TracedRun, spans:
 
     traced_run(main())
     assert attributes(spans.task("child"))["asyncio.task.kind"] == "eager"
+
+
+def test_a_wait_that_began_before_tracing_is_idle_time(new_loop: NewLoop, spans: Spans) -> None:
+    """T12: an adopted task was not ready all the while."""
+
+    async def main() -> None:
+        released = asyncio.Event()
+
+        async def waits() -> None:
+            await released.wait()
+
+        task = asyncio.create_task(waits())
+        await asyncio.sleep(0)
+        instrumentor = otel_asyncio.AsyncioInstrumentor()
+        instrumentor.instrument(tracer_provider=spans.provider)
+        try:
+            await asyncio.sleep(0.2)
+            released.set()
+            await task
+        finally:
+            instrumentor.uninstrument()
+
+    run_on(new_loop, main())
+    seen = attributes(spans.task("waits"))
+    assert seen["asyncio.task.kind"] == "adopted"
+    assert seen["asyncio.task.idle_time"] > seen["asyncio.task.scheduled_time"]
+
+
+def test_a_loop_with_its_own_call_soon_is_still_called(spans: Spans) -> None:
+    """T14: what asyncio does is done in place; what somebody's subclass does is not."""
+    calls: list[object] = []
+
+    class Counting(asyncio.SelectorEventLoop):
+        def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:
+            calls.append(callback)
+            return super().call_soon(callback, *args, context=context)
+
+    def make() -> asyncio.AbstractEventLoop:
+        loop = Counting()
+        loop.set_task_factory(otel_asyncio.task_factory(tracer_provider=spans.provider))
+        return loop
+
+    run_on(make, child())
+    traced, calls[:] = len(calls), []
+    run_on(Counting, child())
+    assert traced == len(calls)
