@@ -42,7 +42,10 @@ _MANY = 64  # more attributes than a task's span ever has
 
 # Processors whose on_start is known to do nothing, so that calling it late, or never, is the same.
 _SILENT_AT_START = {sdk.SpanProcessor.on_start, BatchSpanProcessor.on_start, SimpleSpanProcessor.on_start}
-_SILENT_AT_ENDING = {sdk.SpanProcessor._on_ending, BatchSpanProcessor._on_ending, SimpleSpanProcessor._on_ending}
+_SILENT_AT_ENDING = {
+    getattr(processor, "_on_ending", None)  # not in every supported SDK
+    for processor in (sdk.SpanProcessor, BatchSpanProcessor, SimpleSpanProcessor)
+}
 
 
 def _ids_maker() -> Callable[[tuple[int, int, bool, TraceFlags, TraceState, bool]], SpanContext]:
@@ -231,7 +234,7 @@ def _samples_children(sampler: object) -> bool:
 def _is_silent(processor: Any) -> bool:
     return getattr(processor, "ignores_task_spans", False) or (
         type(processor).on_start in _SILENT_AT_START
-        and getattr(type(processor), "_on_ending", sdk.SpanProcessor._on_ending) in _SILENT_AT_ENDING
+        and getattr(type(processor), "_on_ending", None) in _SILENT_AT_ENDING
     )
 
 

@@ -1,0 +1,33 @@
+"""What the README promises is what the code has."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+from otel_asyncio import Settings
+from otel_asyncio.emit import names
+from otel_asyncio.observe.records import Kind, Outcome
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+EMITTED = {value for name, value in vars(names).items() if name.isupper() and isinstance(value, str)}
+
+
+def test_every_attribute_in_the_readme_is_emitted() -> None:
+    written = set(re.findall(r"`((?:asyncio|code|error)\.[a-z_.]+)`", README))
+    assert written - EMITTED == {"asyncio.exception_never_retrieved"}  # a span's name
+
+
+def test_every_task_attribute_stands_in_the_readme() -> None:
+    missing = [name for name in EMITTED if name.startswith("asyncio.") and "." + name.rsplit(".", 1)[1] not in README]
+    assert [name for name in missing if name not in README] == []
+
+
+def test_every_setting_stands_in_the_readme() -> None:
+    assert [item.name for item in dataclasses.fields(Settings) if f"`{item.name}`" not in README] == []
+
+
+def test_every_kind_and_outcome_that_is_emitted_stands_in_the_readme() -> None:
+    words = {*Kind, *Outcome} - {Outcome.TIMEOUT}  # waits for the timeout spans
+    assert [word for word in words if f"`{word}`" not in README] == []
