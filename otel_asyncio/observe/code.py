@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,8 +14,9 @@ from otel_asyncio.observe.records import Site, make_site
 if TYPE_CHECKING:
     from types import CodeType, FrameType
 
-PACKAGE = str(Path(__file__).parent.parent)
-_ASYNCIO = str(Path(asyncio.__file__).parent)
+PACKAGE = str(Path(__file__).parent.parent) + os.sep
+_ASYNCIO = str(Path(asyncio.__file__).parent) + os.sep
+_LIBRARIES = {"anyio", "uvloop"}
 
 # Coroutines that other tools put around the user's: where the user's own is found in their frame.
 _WRAPPERS = {
@@ -80,20 +82,22 @@ def info_of(code: CodeType, module: str | None = None) -> CodeInfo:
 def _inspect(code: CodeType, module: str | None) -> CodeInfo:
     file, qualname = code.co_filename, code.co_qualname
     in_asyncio = file.startswith(_ASYNCIO)
+    # uvloop's own coroutines are compiled: no module to be read off a frame, and `uvloop/loop.pyx` for a file.
+    library = (module or file.replace(os.sep, ".")).partition(".")[0]
     return CodeInfo(
         code=code,
         module=module or "",
         file=file,
         line=code.co_firstlineno,
-        internal=in_asyncio or file.startswith(PACKAGE) or "/anyio/" in file or "/uvloop/" in file,
-        wrapped=_wrapped_name(code),
-        housekeeping=code.co_name in _HOUSEKEEPING and (in_asyncio or "uvloop" in file),
+        internal=in_asyncio or file.startswith(PACKAGE) or library in _LIBRARIES,
+        wrapped=_wrapped_name(code, library),
+        housekeeping=code.co_name in _HOUSEKEEPING and (in_asyncio or library in _LIBRARIES),
         entry_point=in_asyncio and qualname in _ENTRY_POINTS,
     )
 
 
-def _wrapped_name(code: CodeType) -> str | None:
-    if code.co_qualname == _UVLOOP_MAIN and "/uvloop/" in code.co_filename:
+def _wrapped_name(code: CodeType, library: str) -> str | None:
+    if code.co_qualname == _UVLOOP_MAIN and library == "uvloop":
         return "main"
     return _WRAPPERS.get(code.co_qualname) or _WRAPPERS.get(code.co_name)
 
