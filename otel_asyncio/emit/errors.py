@@ -7,15 +7,10 @@ from typing import TYPE_CHECKING
 from opentelemetry.trace import Status, StatusCode
 
 from otel_asyncio.emit import names
+from otel_asyncio.observe.records import error_type
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
-
-
-def error_type(error: BaseException) -> str:
-    """`error.type`: the qualified name of the exception's class, without `builtins`."""
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def record_error(span: Span, error: BaseException, timestamp: int) -> None:

@@ -154,19 +154,26 @@ class SdkSpans:
         tracer = self._tracer
         sdk.Span.__init__(
             span,
-            name=names.task_span(span.record.qualname),
-            context=span.context,
-            parent=span.parent_ids,
+            **self._identity(span),
             sampler=tracer.sampler,
-            resource=tracer.resource,
             attributes=attributes,
             span_processor=tracer.span_processor,
-            links=span.task_links,
-            instrumentation_info=getattr(tracer, "instrumentation_info", None),
             limits=tracer._span_limits,
-            instrumentation_scope=tracer._instrumentation_scope,
             **late,
         )
+
+    def _identity(self, span: TaskSpan) -> dict[str, Any]:
+        """What a span of the SDK is made with, whole or only to be read."""
+        tracer = self._tracer
+        return {
+            "name": names.task_span(span.record.qualname),
+            "context": span.context,
+            "parent": span.parent_ids,
+            "resource": tracer.resource,
+            "links": span.task_links,
+            "instrumentation_info": getattr(tracer, "instrumentation_info", None),
+            "instrumentation_scope": tracer._instrumentation_scope,
+        }
 
     def close(self, span: TaskSpan, error: BaseException | None, *, wanted: bool) -> SpanContext | None:
         """End a task's span. Returns its ids if it was handed to the processors."""
@@ -203,20 +210,14 @@ class SdkSpans:
 
     def settle(self, span: TaskSpan) -> None:
         """Become readable, after the end. Runs where the span is read: in the exporter's thread, as a rule."""
-        tracer, record = self._tracer, span.record
+        record = span.record
         sdk.ReadableSpan.__init__(
             span,
-            name=names.task_span(record.qualname),
-            context=span._context,
-            parent=span.parent_ids,
-            resource=tracer.resource,
+            **self._identity(span),
             attributes=TaskAttributes(record),
-            links=span.task_links,
-            instrumentation_info=getattr(tracer, "instrumentation_info", None),
             status=_UNSET,
             start_time=record.wall,
             end_time=_end_time(record),
-            instrumentation_scope=tracer._instrumentation_scope,
         )
 
 

@@ -11,7 +11,7 @@ from otel_asyncio.observe.code import creation_site
 from otel_asyncio.observe.loops import LoopState
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.problems import Problem, ProblemKind, from_handler
-from otel_asyncio.observe.records import NOT_READY, Outcome, TaskRecord, Unrecorded
+from otel_asyncio.observe.records import Outcome, TaskRecord, Unrecorded
 from otel_asyncio.observe.steps import make_step, make_unrecorded_step, takes_handles_directly
 from otel_asyncio.observe.tasks import counted
 
@@ -111,8 +111,7 @@ class Observation:
             record = state.admit_unknown(task, None, born=True)
             state.take(task, record)
             if record.timed:
-                record.step_started = record.created
-                record.ready = NOT_READY
+                record.in_first_step()
         return record if isinstance(record, TaskRecord) else None
 
     def adopt(self, loop: Any, task: Any, context: Context | None) -> Any:
@@ -124,8 +123,7 @@ class Observation:
             record = state.admit_unknown(task, context, born=in_first_step)
         state.take(task, record)
         if in_first_step and record.timed:
-            record.step_started = record.created
-            record.ready = NOT_READY
+            record.in_first_step()
         return record
 
     def submitted(self, loop: Any, callback: Any) -> None:

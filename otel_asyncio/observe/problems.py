@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_asyncio.observe.code import describe
-from otel_asyncio.observe.records import TaskRecord
+from otel_asyncio.observe.records import TaskRecord, error_type
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,9 +49,7 @@ class Raised(NamedTuple):
     @classmethod
     def of(cls, error: BaseException) -> Raised:
         """The exception as `opentelemetry-sdk` records it."""
-        kind = type(error)
-        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-        return cls(name, str(error), "".join(traceback.format_exception(error)))
+        return cls(error_type(error), str(error), "".join(traceback.format_exception(error)))
 
 
 class Problem(NamedTuple):

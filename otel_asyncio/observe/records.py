@@ -64,6 +64,12 @@ make_site: Callable[[tuple[CodeType, int]], Site] = partial(tuple.__new__, Site)
 """`Site(...)` without the Python-level constructor of a named tuple, which costs more than the walk to the line."""
 
 
+def error_type(error: BaseException) -> str:
+    """`error.type`, `exception.type`: the qualified name of the exception's class, without `builtins`."""
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
 class Split(NamedTuple):
     """The three-way split of an interval of a task's life, in nanoseconds, and what was counted in it."""
 
@@ -75,6 +81,9 @@ class Split(NamedTuple):
 
 # `TaskRecord.ready` while no step is announced.
 NOT_READY = -1
+
+# What asyncio lets through a step and out of the loop; everything else stays in the task.
+EXITS = (SystemExit, KeyboardInterrupt)
 
 _next_id = itertools.count(1).__next__
 
@@ -138,6 +147,10 @@ class TaskRecord:
         """Take the place among the loop's live records; from now on the task's death is noticed, however it dies."""
         self.task = weakref.ref(task, self.lost)
         self.loop.alive.add(self)
+
+    def in_first_step(self) -> None:
+        """The task is taken in while its first step runs, of which the start was announced to nobody."""
+        self.step_started, self.ready = self.created, NOT_READY
 
     def end_first_step(self, now: int) -> None:
         """The end of a first step of which only the start was noted."""

@@ -13,7 +13,7 @@ from asyncio import base_events, events
 from types import BuiltinMethodType, MethodType
 from typing import TYPE_CHECKING, Any
 
-from otel_asyncio.observe.records import NOT_READY, Kind
+from otel_asyncio.observe.records import EXITS, NOT_READY, Kind
 from otel_asyncio.observe.tasks import drop_own_frames
 
 if TYPE_CHECKING:
@@ -52,8 +52,6 @@ def _step_type() -> type:
 
 _SUBMISSION = "run_coroutine_threadsafe.<locals>.callback"
 
-# What asyncio lets through a step and out of the loop; everything else stays in the task.
-EXITS = (SystemExit, KeyboardInterrupt)
 STEP_TYPE = _step_type()
 _NO_FUTURE = object()  # a plain step; a wake-up has the future that was awaited as its argument
 _PyTask: Any = asyncio.tasks._PyTask  # type: ignore[attr-defined]
@@ -63,16 +61,6 @@ PY_STEPS = frozenset({_PyTask._Task__step, _PyTask._Task__wakeup})
 _DIRECT = (3, 11) <= sys.version_info[:2] <= (3, 15)
 _STOCK_CALL_SOON = base_events.BaseEventLoop.call_soon
 _STOCK_APPEND = base_events.BaseEventLoop._call_soon  # type: ignore[attr-defined]
-
-
-def is_step(callback: Any) -> bool:
-    """Whether this callback is a step or a wake-up of a task."""
-    kind = type(callback)
-    return (
-        kind is STEP_TYPE
-        or (kind is BuiltinMethodType and callback.__name__ == _WAKEUP)
-        or (kind is MethodType and callback.__func__ in PY_STEPS)
-    )
 
 
 def takes_handles_directly(cls: type) -> bool:

@@ -9,6 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.code import PACKAGE
+from otel_asyncio.observe.records import EXITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +67,7 @@ def make_task(
         try:
             _start_eagerly(state.unrecorded, task, loop, coro, name, context)
         except BaseException as error:
-            state.shard.started += isinstance(error, (SystemExit, KeyboardInterrupt))  # it was made, and ended
+            state.shard.started += isinstance(error, EXITS)  # it was made, and ended
             task = None
             raise
     else:

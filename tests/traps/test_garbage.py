@@ -45,7 +45,7 @@ async def wait_for_ever() -> None:
     await asyncio.Event().wait()
 
 
-async def one(function: Any) -> None:
+async def one(function: Any) -> asyncio.Task[Any]:
     task = asyncio.create_task(function())
     if function is wait_for_ever:
         await asyncio.sleep(0)
@@ -53,6 +53,7 @@ async def one(function: Any) -> None:
     await asyncio.wait([task])
     if not task.cancelled():
         task.exception()
+    return task
 
 
 def garbage_of(function: Any) -> Any:
@@ -105,13 +106,7 @@ def test_a_finished_task_is_freed_at_once(same_as_bare: Callable[..., Any], func
     """T10."""
 
     async def main() -> bool:
-        task = asyncio.create_task(function())
-        if function is wait_for_ever:
-            await asyncio.sleep(0)
-            task.cancel()
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()
+        task = await one(function)
         gone = weakref.ref(task)
         del task
         await asyncio.sleep(0)
