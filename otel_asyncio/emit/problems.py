@@ -54,31 +54,36 @@ class ProblemReporter:
 
     def report(self, problem: Problem) -> None:
         """Report one problem. What the rate does not let through is counted as dropped."""
-        self._counters.problem(problem.kind)
-        if not self._rate.allows(problem.kind):
-            self._counters.drop("problem")
+        if not self.admits(problem.kind):
             return
-        attributes = _attributes(problem)
-        ids = _ids(problem.record)
-        if self._log:
-            self._write(problem, attributes, ids)
+        attributes, ids = _attributes(problem), _ids(problem.record)
+        self.write(problem.kind, problem.what, _where(attributes), problem.end - problem.start, attributes, ids)
         record = problem.record
         if record is not None and record.problem != problem.kind:  # else the task's own span carries it
             self._span(problem, attributes, ids)
 
-    def _write(self, problem: Problem, attributes: dict[str, Any], ids: SpanContext | None) -> None:
+    def admits(self, kind: str) -> bool:
+        """Count a problem of this kind; False where the rate does not let it through.
+
+        Whoever makes a problem's span itself asks here first, and then writes it into the log.
+        """
+        self._counters.problem(kind)
+        admitted = self._rate.allows(kind)
+        if not admitted:
+            self._counters.drop("problem")
+        return admitted
+
+    def write(
+        self, kind: str, what: str, where: str, duration: int, attributes: dict[str, Any], ids: SpanContext | None
+    ) -> None:
+        """Write a problem's line into the log, if the program wants that: what, where, for how long (ns)."""
+        if not self._log:
+            return
         extra = dict(attributes)
         if ids is not None:
             extra["trace_id"], extra["span_id"] = format_trace_id(ids.trace_id), format_span_id(ids.span_id)
-        logger.warning(
-            "%s: %s: %s, %s, %.3f s",
-            problem.kind,
-            problem.what,
-            attributes[names.CODE_FUNCTION_NAME],
-            _where(attributes),
-            (problem.end - problem.start) / _SECOND,
-            extra=extra,
-        )
+        function = attributes.get(names.CODE_FUNCTION_NAME)
+        logger.warning("%s: %s: %s, %s, %.3f s", kind, what, function, where, duration / _SECOND, extra=extra)
 
     def _span(self, problem: Problem, attributes: dict[str, Any], ids: SpanContext | None) -> None:
         if ids is None or self._tracing.tracer is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, TraceFlags
+from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, SpanContext, TraceFlags
 
 from otel_asyncio.emit.attributes import function_name
 from otel_asyncio.emit.current import SPAN_KEY, context_with, current_telemetry, is_suppressed, telemetry_context
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from contextvars import Context
     from typing import Any
 
-    from opentelemetry.trace import Span, SpanContext
+    from opentelemetry.trace import Span
 
     from otel_asyncio.emit.problems import ProblemReporter
     from otel_asyncio.emit.tracing import Tracing
@@ -91,6 +91,18 @@ class SpanSink:
         if span is None or place.rooted or context is not None:
             return context
         return context_with(span.current, place.telemetry or {})
+
+    def innermost(self, record: TaskRecord) -> Any:
+        """The innermost span open in the task of `record`, which runs now; None where no span of ours or the
+        program's is above it. Answers to `get_span_context()`.
+        """
+        own = record.span
+        if own is None or isinstance(own, SpanContext):  # it has ended
+            return None
+        current = current_telemetry().get(SPAN_KEY)
+        if current is None or current is INVALID_SPAN or current is own.place.around:
+            return None if own.yielded else own
+        return current
 
     def closed(self, record: TaskRecord, error: BaseException | None) -> None:
         """End the task's span: hand it over, or drop it where the policy does not want it and nobody asked."""

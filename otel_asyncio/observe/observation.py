@@ -11,7 +11,7 @@ from otel_asyncio.observe.code import creation_site
 from otel_asyncio.observe.loops import LoopState
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.problems import Problem, ProblemKind, from_handler
-from otel_asyncio.observe.records import Outcome, TaskRecord, Unrecorded
+from otel_asyncio.observe.records import NO_LIMITS, Limits, Outcome, TaskRecord, Unrecorded
 from otel_asyncio.observe.steps import make_step, make_unrecorded_step, takes_handles_directly
 from otel_asyncio.observe.tasks import counted
 
@@ -35,8 +35,11 @@ class Observation:
     lock of a span processor, so what it notices waits there until a task ends, a loop closes or somebody drains it.
     """
 
-    def __init__(self, sink: Sink, clock: Clock, counters: Counters, *, process_wide: bool) -> None:
+    def __init__(
+        self, sink: Sink, clock: Clock, counters: Counters, *, process_wide: bool, limits: Limits = NO_LIMITS
+    ) -> None:
         self.sink = sink
+        self.limits = limits
         self.process_wide = process_wide
         self.clock = clock
         self.counters = counters
@@ -146,6 +149,15 @@ class Observation:
         elif record.timed and record.step_started and not record.steps and state.running is not record:
             # Taken in during its first step, of which this is the end.
             record.end_first_step(self.clock.monotonic_ns())
+
+    def waited(self, record: TaskRecord, task: Any, future: Any, ready: int, started: int) -> None:
+        """A task runs again after a long wait for `future` (None: not known), about to leave the line it waited on.
+
+        Ready since `ready`; running since `started`; waiting since `record.suspended`.
+        """
+
+    def held(self, record: TaskRecord, task: Any, started: int, ended: int) -> None:
+        """A step that held the loop for long is over."""
 
     def finish(self, record: TaskRecord, task: Any) -> None:
         """A recorded task's last step is over."""

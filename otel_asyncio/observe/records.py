@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from otel_asyncio.observe.loops import LoopState
 
 
+# In nanoseconds, longer than anything lasts.
+NEVER = 1 << 62
+
+
 class Kind(StrEnum):
     """How a task came to be (`asyncio.task.kind`)."""
 
@@ -68,6 +72,16 @@ def error_type(error: BaseException) -> str:
     """`error.type`, `exception.type`: the qualified name of the exception's class, without `builtins`."""
     kind = type(error)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+class Limits(NamedTuple):
+    """From how many nanoseconds on the observation is told of a wait, or of a step; default: never."""
+
+    wait: int = NEVER
+    step: int = NEVER
+
+
+NO_LIMITS = Limits()
 
 
 class Split(NamedTuple):
@@ -175,6 +189,10 @@ class TaskRecord:
         self.ended = now
         self.task = None
         self.loop.alive.discard(self)
+
+    def wall_at(self, moment: int) -> int:
+        """A moment of the monotonic clock as wall-clock time, on this task's own anchor."""
+        return self.wall + moment - self.created
 
     def split(self, now: int) -> Split:
         """Busy, scheduled and idle time since the creation, as of `now`."""

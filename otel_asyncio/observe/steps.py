@@ -127,13 +127,17 @@ def make_call_soon_threadsafe(observation: Observation, original: Callable[..., 
     return call_soon_threadsafe
 
 
-def make_step(observation: Observation) -> Callable[..., None]:
-    """The step of a recorded task: two clock reads and a few integers around asyncio's own."""
+def make_step(observation: Observation) -> Callable[..., None]:  # noqa: C901 - written out, it runs on every step
+    """The step of a recorded task: two clock reads and a few integers around asyncio's own.
+
+    A long wait is told before asyncio's step runs, while the coroutine still stands where it was suspended.
+    """
     now = observation.clock.monotonic_ns
-    finish = observation.finish
+    finish, waited, held = observation.finish, observation.waited, observation.held
+    longest_wait, longest_step = observation.limits
     nothing = _NO_FUTURE
 
-    def step(task: Any, callback: Any, future: Any = nothing) -> None:
+    def step(task: Any, callback: Any, future: Any = nothing) -> None:  # noqa: C901
         record = task._otel_asyncio
         loop = record.loop
         outer = loop.running
@@ -151,6 +155,8 @@ def make_step(observation: Observation) -> Callable[..., None]:
         elif ready - suspended > record.max_idle:
             record.max_idle = ready - suspended
         record.scheduled += started - ready
+        if started - suspended >= longest_wait and record.steps:
+            waited(record, task, None if future is nothing else future, ready, started)
         try:
             if future is nothing:
                 callback()
@@ -164,9 +170,12 @@ def make_step(observation: Observation) -> Callable[..., None]:
             loop.running = outer
             record.step_started = 0
             record.steps += 1
-            record.busy += ended - started
-            if ended - started > record.max_step:
-                record.max_step = ended - started
+            took = ended - started
+            record.busy += took
+            if took > record.max_step:
+                record.max_step = took
+            if took >= longest_step:
+                held(record, task, started, ended)
             if task.done():
                 finish(record, task)
             # The frame of a coroutine that raised leads back here: whatever leads from here to the task would close
