@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.instrumentation.environment_variables import OTEL_PYTHON_DISABLED_INSTRUMENTATIONS
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
 
+from otel_asyncio.emit.metrics import metrics_of
 from otel_asyncio.emit.problems import ProblemReporter, Rate
 from otel_asyncio.emit.sink import SpanSink
 from otel_asyncio.emit.tracing import Tracing
@@ -33,7 +34,12 @@ logger = logging.getLogger("otel_asyncio")
 
 
 def wire(
-    settings: Settings, tracer_provider: TracerProvider | None, clock: Clock, *, process_wide: bool
+    settings: Settings,
+    tracer_provider: TracerProvider | None,
+    meter_provider: MeterProvider | None,
+    clock: Clock,
+    *,
+    process_wide: bool,
 ) -> tuple[Observation, Callable[[], None]]:
     """An observation whose facts become spans of this provider, and the way to take it apart again."""
     counters = Counters()
@@ -45,18 +51,21 @@ def wire(
     )
     rate = Rate(settings.problem_rate, clock.monotonic_ns)
     sink = SpanSink(tracing, Policy(settings), ProblemReporter(tracing, counters, rate, log=settings.problem_log))
-    observation = Observation(sink, clock, counters, process_wide=process_wide)
+    metrics = metrics_of(meter_provider)
+    observation = Observation(sink, clock, counters, process_wide=process_wide, is_metered=metrics.is_read)
     tracing.running = observation.running_record
     try:
         tracing.resolve()  # now, where there is a provider: to make a tracer leaves traces (a warnings filter, for one)
     except Exception as error:  # noqa: BLE001 - the border of the package
         observation.switch_off_creation(error)
     atexit.register(observation.drain)
+    stop_counting = metrics.add(counters, settings.metric_functions, observation.probe_loops)
 
     def unwire() -> None:
         atexit.unregister(observation.drain)
         observation.drain()
         tracing.close()
+        stop_counting()
 
     return observation, unwire
 
@@ -87,7 +96,7 @@ class AsyncioInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
         Args:
             tracer_provider: where the spans go; default: the global provider, also one that is set later.
-            meter_provider: where the metrics will go; default: the global provider.
+            meter_provider: where the metrics go; default: the global provider.
             settings: what is recorded; default: the environment's, `Settings.from_env()`.
         """
         super().instrument(tracer_provider=tracer_provider, meter_provider=meter_provider, settings=settings, **kwargs)
@@ -99,7 +108,8 @@ class AsyncioInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     def _instrument(self, **kwargs: Any) -> None:
         settings = kwargs.get("settings") or Settings.from_env()
         clock = kwargs.get("clock") or SYSTEM_CLOCK
-        self.observation, unwire = wire(settings, kwargs.get("tracer_provider"), clock, process_wide=True)
+        providers = kwargs.get("tracer_provider"), kwargs.get("meter_provider")
+        self.observation, unwire = wire(settings, *providers, clock, process_wide=True)
         uninstall = install_on_classes(self.observation)
         _mention_contrib()
 
@@ -132,12 +142,12 @@ def task_factory(
         inner: the factory to make the tasks with, such as `asyncio.eager_task_factory`; default: asyncio's own way.
             A foreign factory gets exactly the arguments that asyncio would give it.
         tracer_provider: where the spans go; default: the global provider, also one that is set later.
-        meter_provider: where the metrics will go; default: the global provider.
+        meter_provider: where the metrics go; default: the global provider.
         settings: what is recorded; default: the environment's, `Settings.from_env()`.
         clock: where time comes from; for tests.
     """
-    del meter_provider  # the instruments over the counters are not there yet
-    observation, _ = wire(settings or Settings.from_env(), tracer_provider, clock, process_wide=False)
+    settings = settings or Settings.from_env()
+    observation, _ = wire(settings, tracer_provider, meter_provider, clock, process_wide=False)
 
     def construct(coro: Any, *, loop: Any, **kwargs: Any) -> Any:
         state = install_on_loop(observation, loop)

@@ -53,3 +53,18 @@ def task_span(qualname: str) -> str:
 def problem_span(problem: str) -> str:
     """The name of a span made for a problem that has none of its own."""
     return f"asyncio.{problem}"
+
+
+# Metrics, with what tells their series apart.
+TASK_STARTED = "asyncio.task.started"
+TASK_ACTIVE = "asyncio.task.active"
+TASK_DURATION = "asyncio.task.duration"
+PROBLEMS = "asyncio.problems"
+EVENTLOOP_DELAY = "asyncio.eventloop.delay"
+EVENTLOOP_UTILIZATION = "asyncio.eventloop.utilization"
+EVENTLOOP_TIME = "asyncio.eventloop.time"
+INSTRUMENTATION_DROPPED = "asyncio.instrumentation.dropped"
+
+EVENTLOOP_STATE = "asyncio.eventloop.state"
+EVENTLOOP_MEASUREMENT = "asyncio.eventloop.measurement"
+ITEM = "asyncio.item"

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 SCOPE = "otel_asyncio"
 
 
-def _version() -> str:
+def package_version() -> str:
+    """The version of the instrumentation scope."""
     try:
         return version("otel-asyncio")
     except PackageNotFoundError:  # run from a checkout that was never installed
@@ -76,7 +77,7 @@ class Tracing:
 
     def _meet(self, provider: Any) -> None:
         self.provider = provider
-        self.tracer = provider.get_tracer(SCOPE, _version(), schema_url=names.SCHEMA_URL)
+        self.tracer = provider.get_tracer(SCOPE, package_version(), schema_url=names.SCHEMA_URL)
         if not isinstance(self.tracer, NoOpTracer):
             self.spans = self._after_the_fact(provider) or ApiSpans(self.tracer)
         self._known = True

@@ -4,22 +4,39 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from otel_asyncio.observe.records import Outcome
+from otel_asyncio.observe.samples import Samples
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from otel_asyncio.observe.records import TaskRecord
+
+
+class LoopName(NamedTuple):
+    """Which loop: the lowest number that was free, and whose make it is."""
+
+    id: int
+    implementation: str
 
 
 class Shard:
     """What one loop counted. Written only by the thread that runs the loop, read by anybody."""
 
-    __slots__ = ("__weakref__", "ended", "started")
+    __slots__ = ("__weakref__", "active", "delays", "durations", "ended", "idle", "loop", "probed", "started")
 
-    def __init__(self) -> None:
+    def __init__(self, loop: LoopName) -> None:
+        self.loop = loop
         self.started = 0
         self.ended: dict[str, int] = dict.fromkeys(Outcome, 0)
+        self.active = self.idle = 0
+        """Nanoseconds in which the loop ran callbacks, and in which it waited in its selector."""
+        self.probed: tuple[int, int] | None = None
+        """Where these are estimated: the time, and the processor time of the loop's thread, of the last probe."""
+        self.durations: Samples[TaskRecord] = Samples()
+        """Tasks that have ended."""
+        self.delays: Samples[tuple[int, TaskRecord]] = Samples()
+        """Nanoseconds from ready to running, and of which task."""
 
 
 class Counters:
@@ -30,13 +47,14 @@ class Counters:
         self._shards: set[Shard] = set()
         self.retired: deque[Shard] = deque()
         """The shards of loops that are gone: put here by a finalizer, which must not take the lock."""
-        self._past = Shard()
+        self._past: dict[LoopName, Shard] = {}
+        self._let_go = 0
         self._problems: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
 
-    def shard(self) -> Shard:
+    def shard(self, loop: LoopName) -> Shard:
         """A new shard, for a new loop."""
-        shard = Shard()
+        shard = Shard(loop)
         with self._lock:
             self._shards.add(shard)
         return shard
@@ -54,20 +72,20 @@ class Counters:
     @property
     def started(self) -> int:
         """Tasks created."""
-        return sum(shard.started for shard in self._all())
+        return sum(shard.started for shard in self.shards())
 
     @property
     def ended(self) -> Counter[str]:
         """Tasks ended, by outcome."""
         total: Counter[str] = Counter()
-        for shard in self._all():
+        for shard in self.shards():
             total.update(shard.ended)
         return total
 
     @property
     def active(self) -> int:
-        """Tasks created and not ended."""
-        return self.started - self.ended.total()
+        """Tasks created and not ended, as far as they are still followed."""
+        return self.started - self.ended.total() - self._let_go
 
     @property
     def problems(self) -> Counter[str]:
@@ -81,14 +99,32 @@ class Counters:
         with self._lock:
             return self._dropped.copy()
 
-    def _all(self) -> Iterable[Shard]:
+    def absorb(self, other: Counters) -> None:
+        """Add what another has counted, which counts no more: its active tasks are no longer followed."""
+        left = other.active
+        with self._lock:
+            self._let_go += left
+            self._problems.update(other.problems)
+            self._dropped.update(other.dropped)
+            for shard in other.shards():
+                self._retire(shard)
+
+    def shards(self) -> tuple[Shard, ...]:
+        """All shards: one for each live loop, and one for all past loops of the same name."""
         with self._lock:
             while self.retired:
                 self._retire(self.retired.popleft())
-            return (self._past, *self._shards)
+            return (*self._past.values(), *self._shards)
 
     def _retire(self, shard: Shard) -> None:
         self._shards.discard(shard)
-        self._past.started += shard.started
+        past = self._past.setdefault(shard.loop, shard)
+        if past is shard:
+            return
+        past.started += shard.started
         for outcome, count in shard.ended.items():
-            self._past.ended[outcome] += count
+            past.ended[outcome] += count
+        past.active += shard.active
+        past.idle += shard.idle
+        past.durations.extend(shard.durations)
+        past.delays.extend(shard.delays)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.create import make_create_task
+from otel_asyncio.observe.patching import replace, undo_all
 from otel_asyncio.observe.steps import make_call_soon, make_call_soon_threadsafe
 
 if TYPE_CHECKING:
@@ -19,28 +20,6 @@ if TYPE_CHECKING:
 
     from otel_asyncio.observe.loops import LoopState
     from otel_asyncio.observe.observation import Observation
-
-
-def replace(owner: Any, name: str, ours: Any) -> Callable[[], None]:
-    """Set an attribute; what is returned puts back what was there, if what is there is still ours."""
-    before = vars(owner).get(name, replace)
-    setattr(owner, name, ours)
-
-    def undo() -> None:
-        if vars(owner).get(name) is not ours:
-            return
-        if before is replace:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, before)
-
-    return undo
-
-
-def undo_all(undos: list[Callable[[], None]]) -> None:
-    """Undo in the reverse order."""
-    while undos:
-        undos.pop()()
 
 
 def install_on_classes(observation: Observation) -> Callable[[], None]:

@@ -8,6 +8,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.code import called_from, creation_site, describe
+from otel_asyncio.observe.counters import LoopName
+from otel_asyncio.observe.looptime import measures_exactly, time_selector
 from otel_asyncio.observe.records import NOT_READY, Kind, TaskRecord
 
 if TYPE_CHECKING:
@@ -43,6 +45,10 @@ def _lowest_free_id() -> int:
         return number
 
 
+def nothing() -> None:
+    """Nothing was begun, so there is nothing to stop."""
+
+
 class LoopState:
     """One loop, as one observation sees it. Touched by the thread that runs the loop only."""
 
@@ -53,11 +59,13 @@ class LoopState:
         "expected",
         "id",
         "implementation",
+        "metered",
         "now",
         "observation",
         "running",
         "shard",
         "step",
+        "stop_timing",
         "submitted",
         "unrecorded",
         "wall",
@@ -69,7 +77,7 @@ class LoopState:
         self.now, self.wall = observation.clock.monotonic_ns, observation.clock.wall_ns
         self.id = _lowest_free_id()
         self.implementation = implementation_of(loop)
-        self.shard = observation.counters.shard()
+        self.shard = observation.counters.shard(LoopName(self.id, self.implementation))
         self.alive: set[TaskRecord] = set()
         self.closed = False
         self.running: TaskRecord | None = None
@@ -77,6 +85,10 @@ class LoopState:
         self.submitted: dict[int, Site | None] = {}
         """Where coroutines were submitted from other threads, by their ids, until their tasks are made."""
         self.unrecorded = observation.unrecorded
+        self.metered = observation.is_metered()
+        """Whether somebody reads the metrics, so that it pays to keep samples and to time the loop."""
+        timed = self.metered and measures_exactly(loop)
+        self.stop_timing = time_selector(loop, self.shard, self.now) if timed else nothing
         # Not at exit: nothing is left to be counted there.
         weakref.finalize(loop, _ids_given_back.append, self.id).atexit = False
         weakref.finalize(loop, observation.counters.retired.append, self.shard).atexit = False

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.code import creation_site
-from otel_asyncio.observe.loops import LoopState
+from otel_asyncio.observe.loops import LoopState, nothing
+from otel_asyncio.observe.looptime import probe
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.problems import Problem, ProblemKind, from_handler
 from otel_asyncio.observe.records import NO_LIMITS, Limits, Outcome, TaskRecord, Unrecorded
@@ -16,7 +18,7 @@ from otel_asyncio.observe.steps import make_step, make_unrecorded_step, takes_ha
 from otel_asyncio.observe.tasks import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from contextvars import Context
 
     from otel_asyncio.observe.clock import Clock
@@ -36,10 +38,18 @@ class Observation:
     """
 
     def __init__(
-        self, sink: Sink, clock: Clock, counters: Counters, *, process_wide: bool, limits: Limits = NO_LIMITS
+        self,
+        sink: Sink,
+        clock: Clock,
+        counters: Counters,
+        *,
+        process_wide: bool,
+        limits: Limits = NO_LIMITS,
+        is_metered: Callable[[], bool] = bool,
     ) -> None:
         self.sink = sink
         self.limits = limits
+        self.is_metered = is_metered
         self.process_wide = process_wide
         self.clock = clock
         self.counters = counters
@@ -79,11 +89,20 @@ class Observation:
             self.direct.add(type(loop))
         return state
 
+    def probe_loops(self) -> None:
+        """Ask each running loop that cannot be timed how busy its thread was. From any thread; answered later."""
+        with suppress(RuntimeError):  # a loop was made, or closed, at this very moment: the next time, then
+            for loop in tuple(self.loops):
+                state: LoopState | None = getattr(loop, "_otel_asyncio", None)
+                if state is not None and state.metered and loop.is_running() and state.stop_timing is nothing:
+                    loop.call_soon_threadsafe(probe, state.shard, self.clock.monotonic_ns)
+
     def forget_loops(self) -> None:
         """Take the states off the loops again. What still runs there is no longer followed, nor kept."""
         for loop in tuple(self.loops):
             state: LoopState | None = getattr(loop, "_otel_asyncio", None)
             if state is not None and state.observation is self:
+                state.stop_timing()
                 for record in tuple(state.alive):
                     record.abandon()
                 del loop._otel_asyncio
@@ -170,6 +189,8 @@ class Observation:
             record.loop.shard.ended[outcome] += 1
             if not self.ending.failed:
                 self.sink.closed(record, error)
+            if record.loop.metered:
+                record.loop.shard.durations.offer(record)
             if self.outbox:
                 self.drain()
         except Exception as failure:  # noqa: BLE001 - the border of the package
@@ -189,6 +210,7 @@ class Observation:
         if state is None or state.closed:
             return
         state.closed = True
+        state.stop_timing()
         try:
             now = self.clock.monotonic_ns()
             for record in tuple(state.alive):

@@ -53,6 +53,8 @@ def _step_type() -> type:
 _SUBMISSION = "run_coroutine_threadsafe.<locals>.callback"
 
 STEP_TYPE = _step_type()
+# Of how many steps of a task one goes into the histogram of delays: its first, and one in so many after that.
+_DELAY_EVERY = 16
 _NO_FUTURE = object()  # a plain step; a wake-up has the future that was awaited as its argument
 _PyTask: Any = asyncio.tasks._PyTask  # type: ignore[attr-defined]
 PY_STEPS = frozenset({_PyTask._Task__step, _PyTask._Task__wakeup})
@@ -137,7 +139,7 @@ def make_step(observation: Observation) -> Callable[..., None]:  # noqa: C901 - 
     longest_wait, longest_step = observation.limits
     nothing = _NO_FUTURE
 
-    def step(task: Any, callback: Any, future: Any = nothing) -> None:  # noqa: C901
+    def step(task: Any, callback: Any, future: Any = nothing) -> None:  # noqa: C901, PLR0912
         record = task._otel_asyncio
         loop = record.loop
         outer = loop.running
@@ -155,6 +157,8 @@ def make_step(observation: Observation) -> Callable[..., None]:  # noqa: C901 - 
         elif ready - suspended > record.max_idle:
             record.max_idle = ready - suspended
         record.scheduled += started - ready
+        if loop.metered and not record.steps % _DELAY_EVERY:
+            loop.shard.delays.offer((started - ready, record))
         if started - suspended >= longest_wait and record.steps:
             waited(record, task, None if future is nothing else future, ready, started)
         try:

@@ -1,0 +1,269 @@
+"""What is counted is what happened, also where nothing is sampled, and it balances however a task ends."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from harness import NewLoop, Spans, instrumented, loop_maker, run_on
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+
+from otel_asyncio import AsyncioInstrumentor, Settings, task_factory
+from otel_asyncio.observe.problems import ProblemKind
+from otel_asyncio.observe.samples import LIMIT, Samples
+from otel_asyncio.testing import AutojumpLoop
+
+OF_THE_RUNNER = 2
+"""Tasks that asyncio.run makes to close async generators and the executor: they are tasks like any other."""
+
+
+class Meters:
+    """A meter provider whose collected points can be asked for."""
+
+    def __init__(self) -> None:
+        self.reader = InMemoryMetricReader()
+        self.provider = MeterProvider(metric_readers=[self.reader], shutdown_on_exit=False)
+
+    def collect(self) -> dict[str, Any]:
+        data = self.reader.get_metrics_data()
+        scopes = [scope for resource in data.resource_metrics for scope in resource.scope_metrics] if data else []
+        return {metric.name: metric for scope in scopes for metric in scope.metrics}
+
+    def points(self, name: str) -> list[Any]:
+        found = self.collect().get(name)
+        return [] if found is None else list(found.data.data_points)
+
+    def values(self, name: str, *dimensions: str) -> dict[Any, Any]:
+        """Each value by the values of these dimensions, or the one there is."""
+        points = self.points(name)
+        return {tuple((point.attributes or {}).get(key) for key in dimensions): point.value for point in points}
+
+
+@pytest.fixture
+def meters() -> Iterator[Meters]:
+    meters = Meters()
+    yield meters
+    meters.provider.shutdown()
+
+
+@contextmanager
+def metered(meters: Meters, spans: Spans, **settings: Any) -> Iterator[None]:
+    instrumentor = AsyncioInstrumentor()
+    instrumentor.instrument(
+        tracer_provider=spans.provider, meter_provider=meters.provider, settings=Settings(**settings)
+    )
+    try:
+        yield
+    finally:
+        instrumentor.uninstrument()
+
+
+async def wait() -> None:
+    await asyncio.sleep(0)
+
+
+async def fail() -> None:
+    await asyncio.sleep(0)
+    raise ValueError("on purpose")
+
+
+async def every_way_to_end() -> None:
+    """Four tasks, and this one."""
+    late = asyncio.create_task(asyncio.sleep(3600))
+    never = asyncio.create_task(wait())
+    never.cancel()
+    await asyncio.gather(asyncio.create_task(wait()), asyncio.create_task(fail()), return_exceptions=True)
+    late.cancel()
+    await asyncio.gather(late, never, return_exceptions=True)
+
+
+@pytest.mark.parametrize("sampled", (True, False))
+def test_tasks_are_counted_by_how_they_ended_sampled_or_not(meters: Meters, new_loop: NewLoop, sampled: bool) -> None:
+    spans = Spans() if sampled else Spans(sampler=ALWAYS_OFF)
+    with metered(meters, spans), spans.tracer.start_as_current_span("request"):
+        run_on(new_loop, every_way_to_end())
+        assert meters.values("asyncio.task.started") == {(): 5 + OF_THE_RUNNER}
+        assert meters.values("asyncio.task.active") == {(): 0}
+
+
+def test_what_is_left_pending_is_no_longer_active_when_its_loop_is_closed(
+    meters: Meters, spans: Spans, new_loop: NewLoop
+) -> None:
+    with metered(meters, spans):
+        loop = new_loop()
+        task = loop.create_task(wait())
+        assert meters.values("asyncio.task.active") == {(): 1}
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        loop.close()
+        assert meters.values("asyncio.task.active") == {(): 0}
+        task.get_coro().close()  # type: ignore[union-attr]
+
+
+def test_what_outlives_the_instrumentation_is_no_longer_active(meters: Meters, spans: Spans, new_loop: NewLoop) -> None:
+    async def main() -> int:
+        with metered(meters, spans):
+            task = asyncio.create_task(wait())
+        active: int = meters.values("asyncio.task.active")[()]
+        await task
+        return active
+
+    assert run_on(new_loop, main()) == 0
+    assert meters.values("asyncio.task.started") == {(): 2}
+
+
+def test_two_installations_add_up(meters: Meters, spans: Spans, new_loop: NewLoop) -> None:
+    for _ in range(2):
+        loop = new_loop()
+        loop.set_task_factory(task_factory(tracer_provider=spans.provider, meter_provider=meters.provider))
+        loop.run_until_complete(wait())
+        loop.close()
+    assert meters.values("asyncio.task.started") == {(): 2}
+
+
+def test_durations_come_with_their_outcome_and_an_exemplar_of_the_trace(
+    meters: Meters, spans: Spans, new_loop: NewLoop
+) -> None:
+    with metered(meters, spans):
+        run_on(new_loop, every_way_to_end())
+    points = {point.attributes["asyncio.task.outcome"]: point for point in meters.points("asyncio.task.duration")}
+    assert set(points) == {"success", "error", "cancellation"}
+    assert points["error"].count == 1
+    assert points["cancellation"].explicit_bounds[0] < 0.01  # made for seconds
+    exported = {span.context.span_id for span in spans.all()}
+    assert {exemplar.span_id for point in points.values() for exemplar in point.exemplars} <= exported
+    assert points["error"].exemplars
+
+
+def test_functions_are_a_dimension_up_to_a_limit(meters: Meters, spans: Spans, new_loop: NewLoop) -> None:
+    with metered(meters, spans, metric_functions=1):
+        run_on(new_loop, every_way_to_end())
+        points = meters.points("asyncio.task.duration")
+    assert len({point.attributes.get("code.function.name") for point in points}) == 2  # the first, and none
+
+
+def test_every_problem_is_there_from_zero(meters: Meters, spans: Spans) -> None:
+    with metered(meters, spans):
+        values = meters.values("asyncio.problems", "asyncio.problem")
+    assert values == {(str(kind),): 0 for kind in ProblemKind}
+
+
+def test_a_problem_is_counted(
+    meters: Meters, spans: Spans, new_loop: NewLoop, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        asyncio.create_task(fail())
+        await asyncio.sleep(0.01)
+        gc.collect()
+
+    with metered(meters, spans):
+        run_on(new_loop, main())
+        values = meters.values("asyncio.problems", "asyncio.problem")
+    assert values[("exception_never_retrieved",)] == 1
+
+
+PROVIDER_SET_LATER = """
+import asyncio
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+import otel_asyncio
+
+otel_asyncio.AsyncioInstrumentor().instrument(tracer_provider=TracerProvider())
+reader = InMemoryMetricReader()
+metrics.set_meter_provider(MeterProvider(metric_readers=[reader]))
+asyncio.run(asyncio.sleep(0))
+found = {m.name: m for r in reader.get_metrics_data().resource_metrics for s in r.scope_metrics for m in s.metrics}
+print(found["asyncio.task.started"].data.data_points[0].value, "asyncio.task.duration" in found)
+"""
+
+
+def test_a_provider_that_is_set_later_gets_them() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROVIDER_SET_LATER], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("3 True\n", "")
+
+
+def test_a_loop_tells_how_it_divides_its_time(meters: Meters, spans: Spans) -> None:
+    loop = AutojumpLoop()
+
+    async def main() -> dict[Any, Any]:
+        loop.spin(3)
+        await asyncio.sleep(1)
+        return meters.values("asyncio.eventloop.time", "asyncio.eventloop.state", "asyncio.eventloop.measurement")
+
+    instrumentor = AsyncioInstrumentor()
+    instrumentor.instrument(tracer_provider=spans.provider, meter_provider=meters.provider, clock=loop.clock)
+    try:
+        times = loop.run_until_complete(main())
+        loop.run_until_complete(asyncio.sleep(4))
+        loop.spin(100)  # while it does not run
+        loop.run_until_complete(asyncio.sleep(4))
+        assert loop._selector.__dict__.get("select") is not None  # type: ignore[attr-defined]
+    finally:
+        instrumentor.uninstrument()
+    later = meters.values("asyncio.eventloop.time", "asyncio.eventloop.state", "asyncio.eventloop.measurement")
+    loop.close()
+    assert times == {("active", "exact"): 3.0, ("idle", "exact"): 1.0}
+    assert later == {("active", "exact"): 3.0, ("idle", "exact"): 9.0}
+
+
+def test_delays_are_those_of_the_loop(meters: Meters, spans: Spans, new_loop: NewLoop) -> None:
+    async def many_steps() -> None:
+        for _ in range(40):
+            await asyncio.sleep(0)
+
+    with metered(meters, spans):
+        run_on(new_loop, many_steps())
+        (point,) = meters.points("asyncio.eventloop.delay")
+    assert point.count == 3  # steps 0, 16 and 32
+    assert point.attributes["asyncio.eventloop.measurement"] == "exact"
+
+
+def test_nobody_who_reads_means_nothing_is_timed(spans: Spans) -> None:
+    with instrumented(spans):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(wait())
+        assert "select" not in vars(loop._selector)  # type: ignore[attr-defined]
+        loop.close()
+
+
+def test_a_loop_of_uvloop_is_probed(meters: Meters, spans: Spans) -> None:
+    async def main() -> dict[Any, Any]:
+        times: dict[Any, Any] = {}
+        deadline = time.monotonic() + 30
+        while not times and time.monotonic() < deadline:
+            times = meters.values("asyncio.eventloop.time", "asyncio.eventloop.state", "asyncio.eventloop.measurement")
+            await asyncio.sleep(0.02)
+        return times
+
+    with metered(meters, spans):
+        assert set(run_on(loop_maker("uvloop"), main())) == {("active", "probe"), ("idle", "probe")}
+
+
+def test_all_samples_are_kept_while_they_are_few() -> None:
+    samples: Samples[int] = Samples()
+    for number in range(LIMIT - 1):
+        samples.offer(number)
+    assert samples.take() == list(range(LIMIT - 1))
+    assert samples.take() == []
+
+
+def test_many_samples_are_thinned_out_evenly() -> None:
+    samples: Samples[int] = Samples()
+    for number in range(LIMIT * 8):
+        samples.offer(number)
+    kept = samples.take()
+    assert LIMIT // 4 <= len(kept) <= LIMIT
+    steps = {late - early for early, late in zip(kept, kept[1:], strict=False)}
+    assert len(steps) == 1
