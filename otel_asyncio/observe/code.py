@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 PACKAGE = str(Path(__file__).parent.parent) + os.sep
 _ASYNCIO = str(Path(asyncio.__file__).parent) + os.sep
-_LIBRARIES = {"anyio", "uvloop"}
+# contextlib, because nobody means the inside of an AsyncExitStack or of an `@asynccontextmanager`.
+_LIBRARIES = {"anyio", "uvloop", "contextlib"}
 
 # Coroutines that other tools put around the user's: where the user's own is found in their frame.
 _WRAPPERS = {
