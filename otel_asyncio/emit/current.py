@@ -56,7 +56,8 @@ def context_with(span: Span, telemetry: Mapping[str, Any]) -> contextvars.Contex
     No token is taken, so none is held across a suspension.
     """
     context = contextvars.copy_context()
-    ours = Context({**telemetry, SPAN_KEY: span})
+    alone = len(telemetry) == (SPAN_KEY in telemetry)
+    ours = Context({SPAN_KEY: span} if alone else {**telemetry, SPAN_KEY: span})
     if _VARIABLE is not None:
         context.run(_VARIABLE.set, ours)
     else:

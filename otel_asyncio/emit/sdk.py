@@ -26,7 +26,7 @@ from otel_asyncio.emit import names
 from otel_asyncio.emit.attributes import TaskAttributes, end_attributes, start_attributes
 from otel_asyncio.emit.errors import record_error
 from otel_asyncio.emit.lineage import identify
-from otel_asyncio.emit.taskspan import TaskSpan
+from otel_asyncio.emit.taskspan import MADE_LATE, TaskSpan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +57,9 @@ def _ids_maker() -> Callable[[tuple[int, int, bool, TraceFlags, TraceState, bool
 
 
 _make_ids = _ids_maker()
+_blank: Callable[[type[TaskSpan]], TaskSpan] = object.__new__  # without the SDK's constructors, which run when asked
+_WITH_IDS = {TaskSpan} | ({sdk._Span} if "_context" in MADE_LATE else set())
+"""The spans whose ids are read directly, once they have them."""
 
 
 def supports(tracer: object) -> bool:
@@ -82,12 +85,14 @@ class SdkSpans:
         )
         metrics = getattr(tracer, "_tracer_metrics", None)
         self._metrics = None if metrics is None or type(metrics).__name__ == "NoOpTracerMetrics" else metrics
+        self._new_span_id = tracer.id_generator.generate_span_id
 
     def open(self, record: TaskRecord, place: Place) -> TaskSpan | None:
         """The span of a task about to be made; None if the sampler, or the tracer's configurator, refuses it."""
         if not self._is_enabled():
             return None
-        span = TaskSpan(self, record, place)
+        span = _blank(TaskSpan)
+        span.spans, span.record, span.place, span.above = self, record, place, place.parent
         if getattr(self._multi, "_span_processors", None) is not self._processors:
             self._meet_processors()
         if not self._silent:
@@ -109,12 +114,15 @@ class SdkSpans:
 
     def identify(self, span: TaskSpan) -> None:
         """Ask the sampler, as the SDK's `start_span` would, and make the ids."""
-        parent, ids = span.find_parent(), self._tracer.id_generator
-        if parent is not None and self._children_are_sampled:
-            trace_id, _, is_remote, inherited, state, _ = parent
-            if inherited & _SAMPLED and not is_remote:
-                span._context = _make_ids((trace_id, ids.generate_span_id(), False, inherited, state, True))
+        above = span.above
+        if above is not None and self._children_are_sampled:
+            parent = above._context if type(above) in _WITH_IDS else above.get_span_context()
+            trace_id, _, is_remote, inherited, state, is_valid = parent
+            if is_valid and inherited & _SAMPLED and not is_remote:
+                span.parent_ids = parent
+                span._context = _make_ids((trace_id, self._new_span_id(), False, inherited, state, True))
                 return
+        parent, ids = span.find_parent(), self._tracer.id_generator
         trace_id = ids.generate_trace_id() if parent is None else parent.trace_id
         result = self._tracer.sampler.should_sample(
             span.sampling_context(),
@@ -177,19 +185,21 @@ class SdkSpans:
 
     def close(self, span: TaskSpan, error: BaseException | None, *, wanted: bool) -> SpanContext | None:
         """End a task's span. Returns its ids if it was handed to the processors."""
+        place, above = span.place, span.above
         if span._context is None:
             if not wanted:
                 span.drop()
                 return None
-            if isinstance(span.above, TaskSpan):
-                identify(span)
+            if type(above) is TaskSpan and above._context is None:
+                identify(span)  # from the outermost on
             else:
                 self.identify(span)
         if span.dropped:
             return None
         if error is not None or span.extra or not self._plain_limits:
             self.materialise(span)
-        span.links_at_end = span.task_links
+        if place.spawner is not None:
+            span.links_at_end = span.task_links
         span.above = span.place = None
         if span.touched:
             self._finish(span, error)

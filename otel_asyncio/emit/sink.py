@@ -41,12 +41,11 @@ class SpanSink:
 
     def place(self, context: Context | None, running: TaskRecord | None) -> Place | None:
         """Where a task created here and now would stand; None if it is not to be recorded."""
-        spans = self._tracing.spans or self._tracing.resolve()
-        if spans is None:
-            return None
         telemetry = current_telemetry() if context is None else telemetry_context(context)
         span = telemetry.get(SPAN_KEY)
         if span is self._unsampled:
+            return None
+        if (self._tracing.spans or self._tracing.resolve()) is None:
             return None
         if span is INVALID_SPAN:
             span = None

@@ -13,12 +13,10 @@ from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext
 from otel_asyncio.emit.lineage import Lineage, identify
 
 if TYPE_CHECKING:
-    from otel_asyncio.emit.lineage import Place
     from otel_asyncio.emit.sdk import SdkSpans
-    from otel_asyncio.observe.records import TaskRecord
 
 # What the SDK's constructors set: asked of a span of this version rather than listed.
-_MADE_LATE = frozenset(vars(sdk._Span("", INVALID_SPAN_CONTEXT, limits=sdk.SpanLimits())))
+MADE_LATE = frozenset(vars(sdk._Span("", INVALID_SPAN_CONTEXT, limits=sdk.SpanLimits())))
 _MADE_TO_READ = frozenset(vars(sdk.ReadableSpan("")))
 
 
@@ -39,13 +37,11 @@ class TaskSpan(Lineage, sdk.Span):
 
     decision = sampling.Decision.RECORD_AND_SAMPLE
 
-    __new__ = object.__new__  # the SDK's is there to keep others from making spans, and takes its time
-
-    def __init__(self, spans: SdkSpans, record: TaskRecord, place: Place) -> None:
-        self.spans, self.record, self.place, self.above = spans, record, place, place.parent
+    spans: SdkSpans
+    place: Any
 
     def __getattr__(self, name: str) -> Any:
-        if name not in _MADE_LATE:
+        if name not in MADE_LATE:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         if self.record.outcome is None:
             self.spans.materialise(self)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from otel_asyncio.observe.records import Site, make_site
+from otel_asyncio.observe.records import Site
 
 if TYPE_CHECKING:
     from types import CodeType, FrameType
@@ -150,7 +150,13 @@ def _describe_other(coro: Any) -> tuple[CodeInfo, str]:
 
 
 def creation_site(depth: int) -> Site | None:
-    """The first frame outside asyncio, anyio, uvloop and this package, `depth` callers up.
+    """The line that makes a task: `creation_point` as something to read."""
+    point = creation_point(depth + 1)
+    return None if point is None else Site(*point)
+
+
+def creation_point(depth: int) -> tuple[CodeType, int] | None:
+    """The first frame outside asyncio, anyio, uvloop and this package, `depth` callers up: its code and instruction.
 
     None where a task was made by the loop itself: below a callback's frames lies whoever runs the loop, and that is
     not the line to blame. Nested in a running loop only; the task of `asyncio.run` is made by the line that calls it.
@@ -161,7 +167,7 @@ def creation_site(depth: int) -> Site | None:
         if id(code) not in _passed:
             info = _infos.get(id(code)) or info_of(code, frame.f_globals.get("__name__"))
             if not info.internal:
-                return make_site((code, frame.f_lasti))
+                return code, frame.f_lasti
             if info.entry_point and asyncio._get_running_loop() is not None:
                 return None
         frame = frame.f_back

@@ -28,21 +28,24 @@ def make_create_task(observation: Observation, original: Callable[..., Any]) -> 
     first branch is the usual case, written out: a coroutine, no factory, no keyword but name and context.
     """
     elaborate = _make_elaborate(observation, original)
-    state_of, plain_class = observation.state_of, observation.plain_class
+    enrol, plain_classes = observation.enrol, observation.plain_classes
     stock = original is _STOCK  # whose attributes are known; the others are asked
-    tasks = asyncio.tasks
+    tasks, coroutine, not_given = asyncio.tasks, CoroutineType, _NOT_GIVEN
 
     def create_task(self: Any, coro: Any, *, name: Any = _NOT_GIVEN, context: Any = _NOT_GIVEN, **extra: Any) -> Any:
-        factory, closed = (self._task_factory, self._closed) if stock else (self.get_task_factory(), self.is_closed())
-        if factory is not None or closed or extra or type(coro) is not CoroutineType:
+        factory = self._task_factory if stock else self.get_task_factory()
+        if factory is not None or type(coro) is not coroutine or (self._closed if stock else self.is_closed()) or extra:
             try:
                 return elaborate(self, coro, name, context, extra)
             except BaseException as error:
                 if factory is None:
                     hide_own_frames(error, keep=1)  # as many frames as the loop's own
                 raise
-        name, context = None if name is _NOT_GIVEN else name, None if context is _NOT_GIVEN else context
-        state = state_of(self)
+        name, context = None if name is not_given else name, None if context is not_given else context
+        try:
+            state = self._otel_asyncio
+        except AttributeError:
+            state = enrol(self)
         try:
             place = observation.place(context, state.running)
         except Exception as error:  # noqa: BLE001 - the border of the package
@@ -50,7 +53,7 @@ def make_create_task(observation: Observation, original: Callable[..., Any]) -> 
             place = None
         if place is not None:
             return make_recorded(state, place, self, coro, name, context)
-        task: Any = plain_class(tasks.Task)(coro, loop=self, name=name, context=context)
+        task: Any = plain_classes[tasks.Task](coro, loop=self, name=name, context=context)
         state.shard.started += 1
         if task._source_traceback:
             drop_own_frames(task)

@@ -60,13 +60,22 @@ def _watch_registrations() -> Callable[[], None]:
     Their first step is announced to nobody, but one that suspends is then added to `_scheduled_tasks`, a WeakSet
     written in Python. (3.14 keeps a list in C, and aiohttp uses `create_task` there.)
     """
-    registry = getattr(asyncio.tasks, "_scheduled_tasks", None)
-    if not isinstance(registry, weakref.WeakSet):
+    registry: Any = getattr(asyncio.tasks, "_scheduled_tasks", None)
+    if not hasattr(registry, "_commit_removals") or sys.version_info >= (3, 14):
         return lambda: None
-    before = registry.add
+    members, remove, ref = registry.data, registry._remove, weakref.ref
 
     def add(task: Any) -> None:
-        before(task)
+        # As WeakSet.add does it in those two releases: every task comes by here, and a call costs as much as it does.
+        if registry._pending_removals:
+            registry._commit_removals()
+        members.add(ref(task, remove))
+        try:
+            record = task._otel_asyncio
+            if not record.timed or not record.step_started:
+                return  # made by us, and its first step is still to come: the usual case
+        except AttributeError:
+            pass
         if isinstance(task, asyncio.Task):
             state: LoopState | None = getattr(task.get_loop(), "_otel_asyncio", None)
             if state is not None:

@@ -7,7 +7,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from otel_asyncio.observe.code import called_from, creation_site, describe
+from otel_asyncio.observe.code import called_from, creation_point, describe
 from otel_asyncio.observe.counters import LoopName
 from otel_asyncio.observe.looptime import measures_exactly, time_selector
 from otel_asyncio.observe.records import NOT_READY, Kind, TaskRecord
@@ -24,6 +24,7 @@ _KIND_BY_CALLER = {
     "run_coroutine_threadsafe.<locals>.callback": Kind.THREADSAFE,
 }
 _KIND_CALLERS = frozenset(_KIND_BY_CALLER)
+_TASK, _EAGER = Kind.TASK, Kind.EAGER  # a look-up less for every task
 
 # A task made by the loop itself, from a callback, has no line of the program above it.
 _MADE_BY_THE_LOOP = {Kind.THREADSAFE, Kind.ASYNCGEN_FINALIZER}
@@ -103,20 +104,20 @@ class LoopState:
 
     def admit(self, place: Any, coro: Any, context: Context | None, *, eager: bool) -> tuple[Any, Context | None]:
         """The record for a task about to be made of `coro` at this place, and the context to make it in."""
-        observation = self.observation
+        observation, running = self.observation, self.running
         try:
             code, qualname = describe(coro)
             if code.housekeeping:
                 return self.unrecorded, context
-            if self.running is not None and place.parent is self.running.span:
+            if running is not None and place.parent is running.span:
                 # Nested by our own record: that must be the task that really runs.
                 place = observation.place(context, observation.make_sure_of_running(self))
                 if place is None:
                     return self.unrecorded, context
-            kind = Kind.EAGER if eager else Kind.TASK if self.running is not None else self._kind_from_outside(coro)
-            made_by_loop = kind in _MADE_BY_THE_LOOP
-            site = self.submitted.pop(id(coro), None) if made_by_loop else creation_site(4)
-            record = TaskRecord(self, self.now(), self.wall(), kind, code, qualname, site)
+            kind = _EAGER if eager else _TASK if running is not None else self._kind_from_outside(coro)
+            made_by_loop = running is None and kind in _MADE_BY_THE_LOOP
+            made_at = self.submitted.pop(id(coro), None) if made_by_loop else creation_point(4)
+            record = TaskRecord(self, self.now(), self.wall(), kind, code, qualname, made_at)
             context = observation.sink.opened(record, place, context)
         except Exception as error:  # noqa: BLE001 - the border of the package
             observation.switch_off_creation(error)
@@ -150,8 +151,8 @@ class LoopState:
                 return self.unrecorded
             code, qualname = describe(coro)
             kind = (Kind.EAGER if suspended else Kind.TASK) if known else Kind.ADOPTED
-            site = creation_site(4) if known else None
-            record = TaskRecord(self, self.now(), self.wall(), kind, code, qualname, site)
+            made_at = creation_point(4) if known else None
+            record = TaskRecord(self, self.now(), self.wall(), kind, code, qualname, made_at)
             if suspended:
                 record.ready = NOT_READY
             observation.sink.opened(record, place, context)

@@ -15,7 +15,7 @@ from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.problems import Problem, ProblemKind, from_handler
 from otel_asyncio.observe.records import NO_LIMITS, Limits, Outcome, TaskRecord, Unrecorded
 from otel_asyncio.observe.steps import make_step, make_unrecorded_step, takes_handles_directly
-from otel_asyncio.observe.tasks import counted
+from otel_asyncio.observe.tasks import PlainClasses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # Where asyncio keeps the tasks whose first step runs inside their constructor; in C, and out of sight, since 3.14.
 _EAGER_TASKS: Any = getattr(asyncio.tasks, "_eager_tasks", frozenset())
 _EXITS = (SystemExit, KeyboardInterrupt, GeneratorExit)
+_SUCCESS, _CANCELLATION = Outcome.SUCCESS, Outcome.CANCELLATION  # a look-up less for every task
 
 
 class Observation:
@@ -59,15 +60,8 @@ class Observation:
         self.creation, self.ending, self.problems = Guard("creation"), Guard("ending"), Guard("problems")
         self.place = sink.place
         self.step: Any = make_step(self)
-        self._plain_classes: dict[type, type[asyncio.Task[Any]]] = {}
         self.unrecorded = Unrecorded(make_unrecorded_step(self))
-
-    def plain_class(self, base: type[asyncio.Task[Any]]) -> type[asyncio.Task[Any]]:
-        """The class of tasks that are counted and no more."""
-        cls = self._plain_classes.get(base)
-        if cls is None:
-            cls = self._plain_classes[base] = counted(base, self.unrecorded)
-        return cls
+        self.plain_classes = PlainClasses(self.unrecorded)
 
     def switch_off_creation(self, error: BaseException) -> None:
         """From now on no task is recorded."""
@@ -184,7 +178,7 @@ class Observation:
             record.name = task.get_name()
             # Not exception(): that would mark the exception as retrieved.
             error = None if (cancelled := task.cancelled()) else task._exception
-            outcome = Outcome.CANCELLATION if cancelled else Outcome.SUCCESS if error is None else _outcome(error)
+            outcome = _CANCELLATION if cancelled else _SUCCESS if error is None else _outcome(error)
             record.end(outcome, record.suspended)
             record.loop.shard.ended[outcome] += 1
             if not self.ending.failed:
@@ -198,8 +192,10 @@ class Observation:
 
     def finish_unrecorded(self, task: Any) -> None:
         """The last step of a task without a record is over."""
-        error = None if (cancelled := task.cancelled()) else task._exception
-        outcome = Outcome.CANCELLATION if cancelled else Outcome.SUCCESS if error is None else _outcome(error)
+        if task.cancelled():
+            outcome = _CANCELLATION
+        else:  # not exception(): that would mark the exception as retrieved
+            outcome = _SUCCESS if (error := task._exception) is None else _outcome(error)
         task.get_loop()._otel_asyncio.shard.ended[outcome] += 1
         if self.outbox:
             self.drain()

@@ -6,7 +6,6 @@ import itertools
 import weakref
 from collections.abc import Callable
 from enum import StrEnum
-from functools import partial
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -64,10 +63,6 @@ class Site(NamedTuple):
         return self.code.co_firstlineno
 
 
-make_site: Callable[[tuple[CodeType, int]], Site] = partial(tuple.__new__, Site)
-"""`Site(...)` without the Python-level constructor of a named tuple, which costs more than the walk to the line."""
-
-
 def error_type(error: BaseException) -> str:
     """`error.type`, `exception.type`: the qualified name of the exception's class, without `builtins`."""
     kind = type(error)
@@ -112,6 +107,7 @@ class TaskRecord:
 
     __slots__ = (
         "__weakref__",
+        "_made_at",
         "busy",
         "code",
         "created",
@@ -128,7 +124,6 @@ class TaskRecord:
         "qualname",
         "ready",
         "scheduled",
-        "site",
         "span",
         "step",
         "step_started",
@@ -139,7 +134,14 @@ class TaskRecord:
     )
 
     def __init__(
-        self, loop: LoopState, now: int, wall: int, kind: Kind, code: CodeInfo, qualname: str, site: Site | None
+        self,
+        loop: LoopState,
+        now: int,
+        wall: int,
+        kind: Kind,
+        code: CodeInfo,
+        qualname: str,
+        made_at: tuple[CodeType, int] | None,
     ) -> None:
         self.loop = loop
         self.step: Callable[..., None] = loop.step
@@ -148,7 +150,7 @@ class TaskRecord:
         self.kind = kind
         self.code = code
         self.qualname = qualname
-        self.site = site
+        self._made_at = made_at
         self.busy = self.scheduled = self.max_step = self.max_idle = self.steps = self.step_started = 0
         self.outcome: Outcome | None = None
         self.span: Any = None
@@ -156,6 +158,11 @@ class TaskRecord:
         self.problem: str | None = None
         self.name: str | None = None
         self.id = _next_id()
+
+    @property
+    def site(self) -> Site | None:
+        """The line of the program that made the task; None where none did."""
+        return None if self._made_at is None else Site(*self._made_at)
 
     def begin(self, task: asyncio.Task[Any]) -> None:
         """Take the place among the loop's live records; from now on the task's death is noticed, however it dies."""

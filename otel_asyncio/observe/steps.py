@@ -8,6 +8,7 @@ its place is a method bound to the same task, so that debug mode goes on naming 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import sys
 from asyncio import base_events, events
 from types import BuiltinMethodType, MethodType
@@ -60,31 +61,33 @@ _PyTask: Any = asyncio.tasks._PyTask  # type: ignore[attr-defined]
 PY_STEPS = frozenset({_PyTask._Task__step, _PyTask._Task__wakeup})
 
 # What BaseEventLoop.call_soon does outside debug mode, read in these releases: make a Handle, append it to _ready.
-_DIRECT = (3, 11) <= sys.version_info[:2] <= (3, 15)
+_HANDLE_SLOTS = {"_args", "_callback", "_cancelled", "_context", "_loop", "_repr", "_source_traceback", "__weakref__"}
+_DIRECT = (3, 11) <= sys.version_info[:2] <= (3, 15) and set(events.Handle.__slots__) == _HANDLE_SLOTS
 _STOCK_CALL_SOON = base_events.BaseEventLoop.call_soon
 _STOCK_APPEND = base_events.BaseEventLoop._call_soon  # type: ignore[attr-defined]
+_STOCK_GET_DEBUG = base_events.BaseEventLoop.get_debug
 
 
 def takes_handles_directly(cls: type) -> bool:
     """Whether the `call_soon` of this loop class may be done in place rather than called."""
-    return _DIRECT and getattr(cls, "_call_soon", None) is _STOCK_APPEND
+    stock = getattr(cls, "_call_soon", None) is _STOCK_APPEND and cls.get_debug is _STOCK_GET_DEBUG  # type: ignore[attr-defined]
+    return _DIRECT and stock
 
 
 def make_call_soon(observation: Observation, original: Callable[..., Any]) -> Callable[..., Any]:
     """The `call_soon` that announces steps, for a class whose own is `original`."""
-    now = observation.clock.monotonic_ns
     # In place only of asyncio's own: a subclass that has its own call_soon wants to be called.
-    direct = observation.direct if original is _STOCK_CALL_SOON else frozenset()
-    adopt = observation.adopt
-    Handle = events.Handle  # noqa: N806
-    bind = MethodType
+    if original is _STOCK_CALL_SOON:
+        return _make_call_soon_in_place(observation, original)
+    now, adopt, bind = observation.clock.monotonic_ns, observation.adopt, MethodType
+    step_type, builtin, method, py_steps, wakeup = STEP_TYPE, BuiltinMethodType, MethodType, PY_STEPS, _WAKEUP
 
     def call_soon(self: Any, callback: Any, *args: Any, context: Any = None) -> Any:
         kind = type(callback)
         if (
-            kind is STEP_TYPE
-            or (kind is BuiltinMethodType and callback.__name__ == _WAKEUP)
-            or (kind is MethodType and callback.__func__ in PY_STEPS)
+            kind is step_type
+            or (kind is builtin and callback.__name__ == wakeup)
+            or (kind is method and callback.__func__ in py_steps)
         ):
             task = callback.__self__
             try:
@@ -93,22 +96,55 @@ def make_call_soon(observation: Observation, original: Callable[..., Any]) -> Ca
                 record = adopt(self, task, context)
             if record.timed:
                 record.ready = now()
-            step = bind(record.step, task)
-            if type(self) in direct and not self._debug and not self._closed:
-                handle = Handle(step, (callback, args[0]) if args else (callback,), self, context)
-                self._ready.append(handle)
-                return handle
             if args:
-                handle = original(self, step, callback, args[0], context=context)
+                handle = original(self, bind(record.step, task), callback, args[0], context=context)
             else:
-                handle = original(self, step, callback, context=context)
-        elif type(self) in direct and not self._debug and not self._closed:
-            handle = Handle(callback, args, self, context)
-            self._ready.append(handle)
-            return handle
+                handle = original(self, bind(record.step, task), callback, context=context)
         else:
             handle = original(self, callback, *args, context=context)
         if self.get_debug():
+            drop_own_frames(handle)
+        return handle
+
+    return call_soon
+
+
+def _make_call_soon_in_place(observation: Observation, original: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for asyncio's own, done rather than called where nobody can tell: outside debug mode.
+
+    The handle is written out too: what `Handle.__init__` does then is to fill its slots.
+    """
+    now, adopt, bind = observation.clock.monotonic_ns, observation.adopt, MethodType
+    step_type, builtin, method, py_steps, wakeup = STEP_TYPE, BuiltinMethodType, MethodType, PY_STEPS, _WAKEUP
+    direct, copy_context = observation.direct, contextvars.copy_context
+    Handle: Any = events.Handle  # noqa: N806
+    empty = Handle.__new__
+
+    def call_soon(self: Any, callback: Any, *args: Any, context: Any = None) -> Any:
+        kind = type(callback)
+        if (
+            kind is step_type
+            or (kind is builtin and callback.__name__ == wakeup)
+            or (kind is method and callback.__func__ in py_steps)
+        ):
+            task = callback.__self__
+            try:
+                record = task._otel_asyncio
+            except AttributeError:
+                record = adopt(self, task, context)
+            if record.timed:
+                record.ready = now()
+            args = (callback, args[0]) if args else (callback,)
+            callback = bind(record.step, task)
+        if type(self) in direct and not self._debug and not self._closed:
+            handle = empty(Handle)
+            handle._context = copy_context() if context is None else context
+            handle._loop, handle._callback, handle._args = self, callback, args
+            handle._cancelled, handle._repr, handle._source_traceback = False, None, None
+            self._ready.append(handle)
+            return handle
+        handle = original(self, callback, *args, context=context)
+        if self._debug:
             drop_own_frames(handle)
         return handle
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from asyncio import base_events
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.code import PACKAGE
@@ -22,19 +21,30 @@ if TYPE_CHECKING:
 _NAMES_BECOME_NONE = (3, 13, 0) <= sys.version_info[:3] <= (3, 13, 2)
 
 
-@cache
-def observed(base: type[asyncio.Task[Any]]) -> type[asyncio.Task[Any]]:
-    """The subclass of a task class that has a slot for the record of each task.
+class ObservedClasses(dict[type[asyncio.Task[Any]], type[asyncio.Task[Any]]]):
+    """The subclass of each task class that has a slot for the record of each task.
 
     Asked with `asyncio.tasks.Task` as it is at the time: nest_asyncio and CPython's own tests put the pure-Python
     class there, and a C task on such a loop would live in another world of current tasks.
     """
-    return _subclass(base, {"__slots__": ("_otel_asyncio",)})
+
+    def __missing__(self, base: type[asyncio.Task[Any]]) -> type[asyncio.Task[Any]]:
+        self[base] = _subclass(base, {"__slots__": ("_otel_asyncio",)})
+        return self[base]
 
 
-def counted(base: type[asyncio.Task[Any]], unrecorded: Unrecorded) -> type[asyncio.Task[Any]]:
-    """The subclass of a task class whose tasks have one stand-in for a record: nothing is done for each of them."""
-    return _subclass(base, {"__slots__": (), "_otel_asyncio": unrecorded})
+observed_classes = ObservedClasses()
+
+
+class PlainClasses(dict[type[asyncio.Task[Any]], type[asyncio.Task[Any]]]):
+    """The subclass of each task class whose tasks have one stand-in for a record: nothing is done for each of them."""
+
+    def __init__(self, unrecorded: Unrecorded) -> None:
+        self._unrecorded = unrecorded
+
+    def __missing__(self, base: type[asyncio.Task[Any]]) -> type[asyncio.Task[Any]]:
+        self[base] = _subclass(base, {"__slots__": (), "_otel_asyncio": self._unrecorded})
+        return self[base]
 
 
 def _subclass(base: type[asyncio.Task[Any]], body: dict[str, Any]) -> type[asyncio.Task[Any]]:
@@ -61,7 +71,7 @@ def make_task(
     place = state.place(context)
     if place is not None:
         return make_recorded(state, place, loop, coro, name, context, eager=eager)
-    cls = state.observation.plain_class(asyncio.tasks.Task)
+    cls = state.observation.plain_classes[asyncio.tasks.Task]
     if eager:
         task: Any = cls.__new__(cls)
         try:
@@ -83,7 +93,7 @@ def make_recorded(
     The record is in its place before the constructor runs, because the constructor announces the first step.
     """
     record, context = state.admit(place, coro, context, eager=eager)
-    cls = observed(asyncio.tasks.Task)
+    cls = observed_classes[asyncio.tasks.Task]
     task: Any = cls.__new__(cls)
     task._otel_asyncio = record
     if record.timed:
