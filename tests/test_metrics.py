@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -92,6 +92,78 @@ def test_tasks_are_counted_by_how_they_ended_sampled_or_not(meters: Meters, new_
     with metered(meters, spans), spans.tracer.start_as_current_span("request"):
         run_on(new_loop, every_way_to_end())
         assert meters.values("asyncio.task.started") == {(): 5 + OF_THE_RUNNER}
+        assert meters.values("asyncio.task.active") == {(): 0}
+
+
+async def cancelled_before_it_ran() -> None:
+    task = asyncio.create_task(wait())
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def cancelled_while_it_cleans_up() -> None:
+    async def slow_to_go() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(3600)
+
+    task = asyncio.create_task(slow_to_go())
+    for _ in range(3):
+        await asyncio.sleep(0)
+        task.cancel()
+    await asyncio.wait([task])
+
+
+async def destroyed() -> None:
+    async def lost() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    asyncio.create_task(lost())
+    await asyncio.sleep(0)
+    gc.collect()
+    await asyncio.sleep(0)
+
+
+async def left_behind() -> None:
+    kept.append(asyncio.create_task(asyncio.sleep(3600)))
+
+
+async def a_group_that_fails() -> None:
+    with pytest.raises(BaseExceptionGroup):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+            group.create_task(asyncio.sleep(3600))
+
+
+async def ends_the_program() -> None:
+    async def leave() -> None:
+        raise SystemExit
+
+    kept.append(asyncio.create_task(leave()))
+    await asyncio.sleep(3600)
+
+
+kept: list[Any] = []
+WAYS_TO_END = (
+    cancelled_before_it_ran,
+    cancelled_while_it_cleans_up,
+    destroyed,
+    left_behind,
+    a_group_that_fails,
+    ends_the_program,
+)
+
+
+@pytest.mark.parametrize("program", WAYS_TO_END, ids=lambda program: program.__name__)
+@pytest.mark.parametrize("sampled", (True, False))
+def test_no_task_stays_active_however_it_ends(meters: Meters, new_loop: NewLoop, sampled: bool, program: Any) -> None:
+    spans = Spans() if sampled else Spans(sampler=ALWAYS_OFF)
+    with metered(meters, spans), spans.tracer.start_as_current_span("request"):
+        with suppress(SystemExit):
+            run_on(new_loop, program())
+        kept.clear()
+        gc.collect()
         assert meters.values("asyncio.task.active") == {(): 0}
 
 
