@@ -29,6 +29,10 @@ TASK_MAX_STEP_TIME = "asyncio.task.max_step_time"
 TASK_MAX_IDLE_TIME = "asyncio.task.max_idle_time"
 TASK_START_DELAY = "asyncio.task.start_delay"
 
+LOOP_CLOSED_FILE = "asyncio.loop.closed.file"
+LOOP_CLOSED_LINE = "asyncio.loop.closed.line"
+LOOP_CLOSED_AGE = "asyncio.loop.closed.age"
+
 EVENTLOOP_ID = "asyncio.eventloop.id"
 EVENTLOOP_IMPLEMENTATION = "asyncio.eventloop.implementation"
 

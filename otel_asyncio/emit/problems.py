@@ -11,6 +11,7 @@ from opentelemetry.trace.propagation import set_span_in_context
 
 from otel_asyncio.emit import names
 from otel_asyncio.emit.attributes import code_attributes, created_attributes
+from otel_asyncio.emit.stacks import frame_attributes, stacktrace
 from otel_asyncio.observe.records import TaskRecord
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ class ProblemReporter:
         if not self.admits(problem.kind):
             return
         attributes, ids = _attributes(problem), _ids(problem.record)
-        self.write(problem.kind, problem.what, _where(attributes), problem.end - problem.start, attributes, ids)
+        self.write(
+            problem.kind, problem.what, _where(problem, attributes), problem.end - problem.start, attributes, ids
+        )
         record = problem.record
         if record is not None and record.problem != problem.kind:  # else the task's own span carries it
             self._span(problem, attributes, ids)
@@ -110,7 +113,7 @@ class ProblemReporter:
 def _attributes(problem: Problem) -> dict[str, Any]:
     attributes: dict[str, Any] = {names.PROBLEM: str(problem.kind)}
     if problem.code is not None:
-        attributes |= code_attributes(problem.code, problem.qualname)
+        attributes |= code_attributes(problem.code, problem.qualname) | frame_attributes(problem.at)
     if problem.record is not None:
         attributes |= created_attributes(problem.record.site)
         attributes[names.TASK_ID] = problem.record.id
@@ -118,10 +121,23 @@ def _attributes(problem: Problem) -> dict[str, Any]:
             attributes[names.TASK_NAME] = problem.record.name
     if problem.raised is not None:
         attributes[names.ERROR_TYPE] = problem.raised.type
+    if problem.stack:
+        attributes[names.CODE_STACKTRACE] = stacktrace(problem.stack)
+    return attributes | _closed_attributes(problem)
+
+
+def _closed_attributes(problem: Problem) -> dict[str, Any]:
+    if problem.closed is None:
+        return {}
+    attributes: dict[str, Any] = {names.LOOP_CLOSED_AGE: (problem.end - problem.start) / _SECOND}
+    if (site := problem.closed.site) is not None:
+        attributes |= {names.LOOP_CLOSED_FILE: site.code.co_filename, names.LOOP_CLOSED_LINE: site.line}
     return attributes
 
 
-def _where(attributes: dict[str, Any]) -> str:
+def _where(problem: Problem, attributes: dict[str, Any]) -> str:
+    if problem.at is not None:
+        return f"at {problem.at.code.file}:{problem.at.line}"
     if names.TASK_CREATED_FILE in attributes:
         return f"created at {attributes[names.TASK_CREATED_FILE]}:{attributes[names.TASK_CREATED_LINE]}"
     return f"defined at {attributes.get(names.CODE_FILE_PATH)}:{attributes.get(names.CODE_LINE_NUMBER)}"

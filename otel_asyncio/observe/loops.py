@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from otel_asyncio.observe.observation import Observation
+    from otel_asyncio.observe.problems import Closed
     from otel_asyncio.observe.records import Site
 
 _KIND_BY_CALLER = {
@@ -57,6 +58,7 @@ class LoopState:
         "__weakref__",
         "alive",
         "closed",
+        "closed_at",
         "expected",
         "id",
         "implementation",
@@ -81,6 +83,7 @@ class LoopState:
         self.shard = observation.counters.shard(LoopName(self.id, self.implementation))
         self.alive: set[TaskRecord] = set()
         self.closed = False
+        self.closed_at: Closed | None = None
         self.running: TaskRecord | None = None
         self.expected: TaskRecord | None = None
         self.submitted: dict[int, Site | None] = {}

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from otel_asyncio.observe.code import creation_site
 from otel_asyncio.observe.loops import LoopState, nothing
 from otel_asyncio.observe.looptime import probe
+from otel_asyncio.observe.misuse import Misuses
 from otel_asyncio.observe.observer import Guard
-from otel_asyncio.observe.problems import Problem, ProblemKind, from_handler
+from otel_asyncio.observe.problems import Closed, Problem, ProblemKind, from_handler
 from otel_asyncio.observe.records import NO_LIMITS, Limits, Outcome, TaskRecord, Unrecorded
 from otel_asyncio.observe.steps import make_step, make_unrecorded_step, takes_handles_directly
 from otel_asyncio.observe.tasks import PlainClasses
@@ -58,6 +59,7 @@ class Observation:
         self.direct: set[type] = set()
         self.loops: weakref.WeakSet[Any] = weakref.WeakSet()
         self.creation, self.ending, self.problems = Guard("creation"), Guard("ending"), Guard("problems")
+        self.misuses = Misuses(sink, clock, self.problems)
         self.place = sink.place
         self.step: Any = make_step(self)
         self.unrecorded = Unrecorded(make_unrecorded_step(self))
@@ -185,6 +187,8 @@ class Observation:
                 self.sink.closed(record, error)
             if record.loop.metered:
                 record.loop.shard.durations.offer(record)
+            if type(error) is RuntimeError:
+                self.misuses.look_at(error, task, record)
             if self.outbox:
                 self.drain()
         except Exception as failure:  # noqa: BLE001 - the border of the package
@@ -196,6 +200,8 @@ class Observation:
             outcome = _CANCELLATION
         else:  # not exception(): that would mark the exception as retrieved
             outcome = _SUCCESS if (error := task._exception) is None else _outcome(error)
+            if type(error) is RuntimeError:
+                self.misuses.look_at(error, task, None)
         task.get_loop()._otel_asyncio.shard.ended[outcome] += 1
         if self.outbox:
             self.drain()
@@ -209,6 +215,7 @@ class Observation:
         state.stop_timing()
         try:
             now = self.clock.monotonic_ns()
+            state.closed_at = Closed(creation_site(2), now)
             for record in tuple(state.alive):
                 self._end_unfinished(record, Outcome.PENDING, now)
             left = sum(1 for task in asyncio.all_tasks(loop) if _record_of(task) is state.unrecorded)

@@ -12,7 +12,9 @@ from otel_asyncio.observe.records import TaskRecord, error_type
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from otel_asyncio.observe.chain import Frame
     from otel_asyncio.observe.code import CodeInfo
+    from otel_asyncio.observe.records import Site
 
 
 class ProblemKind(StrEnum):
@@ -63,6 +65,21 @@ class Problem(NamedTuple):
     start: int
     end: int
     raised: Raised | None = None
+    at: Frame | None = None
+    """The line to blame, where that is not the coroutine's own."""
+
+    stack: tuple[Frame, ...] = ()
+    """The stack that led there, outermost first."""
+
+    closed: Closed | None = None
+    """Of a loop that was used after its end: where that was."""
+
+
+class Closed(NamedTuple):
+    """Where a loop was closed (None: by no line that could be seen), and when (monotonic clock, ns)."""
+
+    site: Site | None
+    moment: int
 
 
 def from_handler(context: Mapping[str, Any], record: object, monotonic: int, wall: int) -> Problem | None:
