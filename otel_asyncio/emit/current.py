@@ -35,6 +35,8 @@ def _find_variable() -> contextvars.ContextVar[Any] | None:
 
 _VARIABLE = _find_variable()
 current_telemetry: Callable[[], Mapping[str, Any]] = context_api.get_current if _VARIABLE is None else _VARIABLE.get
+_make_current: Callable[[Context], object] = context_api.attach if _VARIABLE is None else _VARIABLE.set
+_copy_context = contextvars.copy_context
 
 
 def telemetry_context(context: contextvars.Context) -> Mapping[str, Any]:
@@ -55,11 +57,7 @@ def context_with(span: Span, telemetry: Mapping[str, Any]) -> contextvars.Contex
 
     No token is taken, so none is held across a suspension.
     """
-    context = contextvars.copy_context()
+    context = _copy_context()
     alone = len(telemetry) == (SPAN_KEY in telemetry)
-    ours = Context({SPAN_KEY: span} if alone else {**telemetry, SPAN_KEY: span})
-    if _VARIABLE is not None:
-        context.run(_VARIABLE.set, ours)
-    else:
-        context.run(context_api.attach, ours)
+    context.run(_make_current, Context({SPAN_KEY: span} if alone else {**telemetry, SPAN_KEY: span}))
     return context

@@ -39,6 +39,9 @@ _SAMPLED = int(TraceFlags.SAMPLED)
 _UNSET = Status(StatusCode.UNSET)
 _RANDOM = 0x02  # TraceFlags.RANDOM_TRACE_ID, W3C Trace Context level 2; not in every supported SDK
 _MANY = 64  # more attributes than a task's span ever has
+_RECORD_ONLY = sampling.Decision.RECORD_ONLY
+_BATCHING = ("context", "trace_flags", "sampled", "_batch_processor", "emit")
+"""What `BatchSpanProcessor.on_end` reads: whether the span is sampled, and where it goes. Another one is called."""
 
 # Processors whose on_start is known to do nothing, so that calling it late, or never, is the same.
 _SILENT_AT_START = {sdk.SpanProcessor.on_start, BatchSpanProcessor.on_start, SimpleSpanProcessor.on_start}
@@ -76,7 +79,7 @@ class SdkSpans:
         self._multi = tracer.span_processor
         self._processors: object = None
         self._silent = False
-        self._listeners: list[Callable[[TaskSpan], None]] = []
+        self._takers: list[Callable[[TaskSpan], None]] = []
         self._children_are_sampled = _samples_children(tracer.sampler)
         limits = tracer._span_limits
         self._plain_limits = (
@@ -109,8 +112,8 @@ class SdkSpans:
         processors: Any = self._processors if known else ()
         self._silent = known and all(map(_is_silent, processors))
         # What the SDK's multi-processor does, one call earlier; our own processor has no use for task spans.
-        listeners = [each.on_end for each in processors if not getattr(each, "ignores_task_spans", False)]
-        self._listeners = listeners if known else [self._multi.on_end]
+        takers = [_taker(each) for each in processors if not getattr(each, "ignores_task_spans", False)]
+        self._takers = takers if known else [self._multi.on_end]
 
     def identify(self, span: TaskSpan) -> None:
         """Ask the sampler, as the SDK's `start_span` would, and make the ids."""
@@ -207,8 +210,11 @@ class SdkSpans:
             # As it is: what the processors read of it is made when they read it.
             if self._metrics is not None:
                 self._metrics.start_span(span.parent_ids, span.decision)()
-            for on_end in self._listeners:
-                on_end(span)
+            if span.decision is _RECORD_ONLY:
+                self._multi.on_end(span)
+            else:
+                for take in self._takers:
+                    take(span)
         return span._context
 
     def _finish(self, span: TaskSpan, error: BaseException | None) -> None:
@@ -240,6 +246,13 @@ def _samples_children(sampler: object) -> bool:
     return sampler is sampling.ALWAYS_ON or (
         type(sampler) is sampling.ParentBased and getattr(sampler, "_local_parent_sampled", None) is sampling.ALWAYS_ON
     )
+
+
+def _taker(processor: Any) -> Callable[[TaskSpan], None]:
+    """What takes a sampled span that has ended: of the SDK's own batch processor its queue, without asking once more."""
+    if type(processor) is BatchSpanProcessor and BatchSpanProcessor.on_end.__code__.co_names == _BATCHING:
+        return processor._batch_processor.emit  # type: ignore[no-any-return]
+    return processor.on_end  # type: ignore[no-any-return]
 
 
 def _is_silent(processor: Any) -> bool:

@@ -89,7 +89,7 @@ class SpanSink:
         record.span = span
         if span is None or place.rooted or context is not None:
             return context
-        return context_with(span.current, place.telemetry or {})
+        return context_with(span if span.stands_for_itself else span.current, place.telemetry or {})
 
     def innermost(self, record: TaskRecord) -> Any:
         """The innermost span open in the task of `record`, which runs now; None where no span of ours or the

@@ -29,6 +29,7 @@ class TaskSpan(Lineage, sdk.Span):
 
     # Defaults of the class: an attribute that is not set costs nothing.
     _context: SpanContext | None = None
+    stands_for_itself = True
     touched = False
     """Whether this has become a whole span of the SDK."""
 
