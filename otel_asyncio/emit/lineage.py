@@ -105,6 +105,12 @@ class Lineage:
         spawner = self.place.spawner
         return () if spawner is None else (Link(spawner, {names.LINK_TYPE: names.LINK_SPAWNER}),)
 
+    def let_go(self) -> None:
+        """Closed: what was kept to find the parent, and to tell of it, is needed no more."""
+        if self.place is not None and self.place.spawner is not None:
+            self.links_at_end = self.task_links
+        self.above = self.place = None
+
     def drop(self) -> None:
         """Never to be exported: whoever still nests under this nests under its parent, and no chain is kept."""
         self.dropped = True

@@ -188,7 +188,7 @@ class SdkSpans:
 
     def close(self, span: TaskSpan, error: BaseException | None, *, wanted: bool) -> SpanContext | None:
         """End a task's span. Returns its ids if it was handed to the processors."""
-        place, above = span.place, span.above
+        above = span.above
         if span._context is None:
             if not wanted:
                 span.drop()
@@ -199,30 +199,32 @@ class SdkSpans:
                 self.identify(span)
         if span.dropped:
             return None
-        if error is not None or span.extra or not self._plain_limits:
-            self.materialise(span)
-        if place.spawner is not None:
-            span.links_at_end = span.task_links
-        span.above = span.place = None
-        if span.touched:
+        if error is not None or span.touched or span.extra or not self._plain_limits:
             self._finish(span, error)
         else:
-            # As it is: what the processors read of it is made when they read it.
-            if self._metrics is not None:
-                self._metrics.start_span(span.parent_ids, span.decision)()
-            if span.decision is _RECORD_ONLY:
-                self._multi.on_end(span)
-            else:
-                for take in self._takers:
-                    take(span)
+            self._hand_over(span)
         return span._context
 
     def _finish(self, span: TaskSpan, error: BaseException | None) -> None:
+        """End as a whole span of the SDK."""
+        self.materialise(span)
+        span.let_go()
         end_time = _end_time(span.record)
         span.set_attributes(end_attributes(span.record))
         if error is not None:
             record_error(span, error, end_time)
         span.finish(end_time)
+
+    def _hand_over(self, span: TaskSpan) -> None:
+        """End as it is: what the processors read of it is made when they read it."""
+        span.let_go()
+        if self._metrics is not None:
+            self._metrics.start_span(span.parent_ids, span.decision)()
+        if span.decision is _RECORD_ONLY:
+            self._multi.on_end(span)
+        else:
+            for take in self._takers:
+                take(span)
 
     def settle(self, span: TaskSpan) -> None:
         """Become readable, after the end. Runs where the span is read: in the exporter's thread, as a rule."""
@@ -249,9 +251,9 @@ def _samples_children(sampler: object) -> bool:
 
 
 def _taker(processor: Any) -> Callable[[TaskSpan], None]:
-    """What takes a sampled span that has ended: of the SDK's own batch processor its queue, without asking once more."""
+    """What takes a sampled span that has ended; of the SDK's own batch processor its queue, which asks no more."""
     if type(processor) is BatchSpanProcessor and BatchSpanProcessor.on_end.__code__.co_names == _BATCHING:
-        return processor._batch_processor.emit  # type: ignore[no-any-return]
+        return processor._batch_processor.emit
     return processor.on_end  # type: ignore[no-any-return]
 
 

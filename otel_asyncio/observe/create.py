@@ -9,6 +9,7 @@ from asyncio import base_events
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
+from otel_asyncio.observe.patching import is_stock
 from otel_asyncio.observe.tasks import drop_own_frames, hide_own_frames, make_foreign, make_recorded, make_task
 
 if TYPE_CHECKING:
@@ -27,14 +28,16 @@ def make_create_task(observation: Observation, original: Callable[..., Any]) -> 
     A factory that the program has set wins and is composed with; `get_task_factory()` goes on telling the truth. The
     first branch is the usual case, written out: a coroutine, no factory, no keyword but name and context.
     """
-    elaborate = _make_elaborate(observation, original)
     enrol, plain_classes = observation.enrol, observation.plain_classes
-    stock = original is _STOCK  # whose attributes are known; the others are asked
-    tasks, coroutine, not_given = asyncio.tasks, CoroutineType, _NOT_GIVEN
+    stock = original is _STOCK and is_stock(_STOCK, "_check_closed")  # whose attributes are known; others are asked
+    wrapped = not stock and _is_wrapped(original)
+    elaborate = _make_elaborate(observation, original, wrapped=wrapped)
+    tasks, not_given = asyncio.tasks, _NOT_GIVEN
+    usual = None if wrapped else CoroutineType
 
     def create_task(self: Any, coro: Any, *, name: Any = _NOT_GIVEN, context: Any = _NOT_GIVEN, **extra: Any) -> Any:
         factory = self._task_factory if stock else self.get_task_factory()
-        if factory is not None or type(coro) is not coroutine or (self._closed if stock else self.is_closed()) or extra:
+        if factory is not None or type(coro) is not usual or (self._closed if stock else self.is_closed()) or extra:
             try:
                 return elaborate(self, coro, name, context, extra)
             except BaseException as error:
@@ -62,7 +65,12 @@ def make_create_task(observation: Observation, original: Callable[..., Any]) -> 
     return create_task
 
 
-def _make_elaborate(observation: Observation, original: Callable[..., Any]) -> Callable[..., Any]:
+def _is_wrapped(original: Any) -> bool:
+    """Whether somebody has put a function of theirs around the loop's own, which they want to be called."""
+    return inspect.isfunction(original) or hasattr(original, "__wrapped__")
+
+
+def _make_elaborate(observation: Observation, original: Callable[..., Any], *, wrapped: bool) -> Callable[..., Any]:
     accepts = _keywords_of(original)
     # uvloop gives every factory eager_start=None from 3.13 on, which makes the eager one start its tasks lazily.
     calls_eagerly = original is _STOCK or sys.version_info < (3, 13)
@@ -76,9 +84,9 @@ def _make_elaborate(observation: Observation, original: Callable[..., Any]) -> C
             return original(loop, coro, **given)  # what asyncio refuses, asyncio refuses in its own words
         factory = loop.get_task_factory()
         state = observation.state_of(loop)
-        if factory is None:
+        if factory is None and not wrapped:
             return make_task(state, loop, coro, **given)
-        if calls_eagerly and _makes_stock_tasks_eagerly(factory):
+        if calls_eagerly and not wrapped and _makes_stock_tasks_eagerly(factory):
             try:
                 return make_task(state, loop, coro, **{"eager_start": True} | given)
             except BaseException as error:

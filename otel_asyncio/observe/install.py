@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.create import make_create_task
-from otel_asyncio.observe.patching import replace, undo_all
+from otel_asyncio.observe.patching import replace, unbound, undo_all
 from otel_asyncio.observe.steps import make_call_soon, make_call_soon_threadsafe
 
 if TYPE_CHECKING:
@@ -103,9 +103,10 @@ def install_on_loop(observation: Observation, loop: Any) -> LoopState:
         state.observation is observation or state.observation.process_wide or state.expected is not None
     ):
         return state
-    cls, ref = type(loop), weakref.ref(loop)
-    announce = make_call_soon(observation, cls.call_soon)
-    announce_threadsafe = make_call_soon_threadsafe(observation, cls.call_soon_threadsafe)
+    ref = weakref.ref(loop)
+    announce = make_call_soon(observation, unbound(loop, "call_soon"))
+    announce_threadsafe = make_call_soon_threadsafe(observation, unbound(loop, "call_soon_threadsafe"))
+    plain_handler, plain_close = unbound(loop, "call_exception_handler"), unbound(loop, "close")
 
     def call_soon(callback: Any, *args: Any, context: Any = None) -> Any:
         return announce(ref(), callback, *args, context=context)
@@ -115,11 +116,11 @@ def install_on_loop(observation: Observation, loop: Any) -> LoopState:
 
     def call_exception_handler(context: Any) -> None:
         observation.handler_called(context)
-        cls.call_exception_handler(ref(), context)
+        plain_handler(ref(), context)
 
     def close() -> None:
         alive = ref()
-        cls.close(alive)
+        plain_close(alive)
         observation.loop_closed(alive)
         undo_all(undos)
 

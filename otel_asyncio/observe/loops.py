@@ -153,6 +153,8 @@ class LoopState:
             if place is None:
                 return self.unrecorded
             code, qualname = describe(coro)
+            if code.housekeeping:
+                return self.unrecorded
             kind = (Kind.EAGER if suspended else Kind.TASK) if known else Kind.ADOPTED
             made_at = creation_point(4) if known else None
             record = TaskRecord(self, self.now(), self.wall(), kind, code, qualname, made_at)

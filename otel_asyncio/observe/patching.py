@@ -8,6 +8,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+def is_stock(function: Any, name: str) -> bool:
+    """Whether a function of the standard library still does its own work, of which it uses this name.
+
+    ddtrace wraps a function by exchanging the code in it, so that it stays the same object.
+    """
+    return name in function.__code__.co_names
+
+
+def unbound(owner: Any, name: str) -> Callable[..., Any]:
+    """A method as a function of the object: the class's, or what somebody else has put on this very object."""
+    before = vars(owner).get(name)
+    if before is None or getattr(before, "__module__", "").startswith("otel_asyncio."):
+        return getattr(type(owner), name)  # type: ignore[no-any-return]
+    return lambda _, *args, **kwargs: before(*args, **kwargs)
+
+
 def replace(owner: Any, name: str, ours: Any) -> Callable[[], None]:
     """Set an attribute; what is returned puts back what was there, if what is there is still ours."""
     before = vars(owner).get(name, replace)

@@ -14,6 +14,7 @@ from asyncio import base_events, events
 from types import BuiltinMethodType, MethodType
 from typing import TYPE_CHECKING, Any
 
+from otel_asyncio.observe.patching import is_stock
 from otel_asyncio.observe.records import EXITS, NOT_READY, Kind
 from otel_asyncio.observe.tasks import drop_own_frames
 
@@ -66,12 +67,20 @@ _DIRECT = (3, 11) <= sys.version_info[:2] <= (3, 15) and set(events.Handle.__slo
 _STOCK_CALL_SOON = base_events.BaseEventLoop.call_soon
 _STOCK_APPEND = base_events.BaseEventLoop._call_soon  # type: ignore[attr-defined]
 _STOCK_GET_DEBUG = base_events.BaseEventLoop.get_debug
+_STOCK_HANDLE = events.Handle.__init__
 
 
-def takes_handles_directly(cls: type) -> bool:
+def takes_handles_directly(cls: Any) -> bool:
     """Whether the `call_soon` of this loop class may be done in place rather than called."""
-    stock = getattr(cls, "_call_soon", None) is _STOCK_APPEND and cls.get_debug is _STOCK_GET_DEBUG  # type: ignore[attr-defined]
-    return _DIRECT and stock
+    return (
+        _DIRECT
+        and getattr(cls, "_call_soon", None) is _STOCK_APPEND
+        and cls.get_debug is _STOCK_GET_DEBUG
+        and events.Handle.__init__ is _STOCK_HANDLE
+        and is_stock(_STOCK_HANDLE, "extract_stack")
+        and is_stock(_STOCK_APPEND, "Handle")
+        and is_stock(_STOCK_CALL_SOON, "_call_soon")
+    )
 
 
 def make_call_soon(observation: Observation, original: Callable[..., Any]) -> Callable[..., Any]:

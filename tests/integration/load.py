@@ -23,22 +23,23 @@ class Caller:
         return {"traceparent": f"00-{self.trace_id}-{self.span_id}-01"}
 
 
-def drive(port: int, requests: int, connections: int) -> list[Caller]:
+def drive(port: int, requests: int, connections: int, path: str = "/", body: bytes = b"found") -> list[Caller]:
     """Sends the requests over kept-alive connections, all of them at once; every answer has to be right."""
     share = [requests // connections] * connections
     share[0] += requests % connections
     with ThreadPoolExecutor(connections) as threads:
-        return list(chain.from_iterable(threads.map(_one_connection, repeat(port), share)))
+        lots = threads.map(_one_connection, repeat(port), share, repeat(path), repeat(body))
+        return list(chain.from_iterable(lots))
 
 
-def _one_connection(port: int, count: int) -> list[Caller]:
+def _one_connection(port: int, count: int, path: str, body: bytes) -> list[Caller]:
     callers = [Caller() for _ in range(count)]
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
     try:
         for caller in callers:
-            connection.request("GET", "/", headers=caller.headers)
+            connection.request("GET", path, headers=caller.headers)
             answer = connection.getresponse()
-            assert (answer.status, answer.read()) == (200, b"found")
+            assert (answer.status, answer.read()) == (200, body)
     finally:
         connection.close()
     return callers

@@ -1,6 +1,6 @@
-"""Install the receivers once per machine, outside the checkout.
+"""Install the receivers, and the applications that are observed, once per machine, outside the checkout.
 
-Each receiver gets a directory of its own: its dependencies must not meet those of the tests, and a checkout
+Each gets a directory of its own: its dependencies must not meet those of the tests, and a checkout
 that is thrown away must not cost the next one the installation again.
 """
 
@@ -21,6 +21,8 @@ from pathlib import Path
 
 DDAPM_TEST_AGENT = "ddapm-test-agent==1.69.1"
 ROTEL = "rotel==0.0.1a15"
+DATASETTE = "datasette==0.65.5"
+PEERS = {"sentry": "sentry-sdk==2.75.0", "ddtrace": "ddtrace==4.16.0"}
 ROTEL_PYTHONS = ("3.11", "3.13", "3.12")
 INSTALL_TIMEOUT = 600
 
@@ -55,6 +57,27 @@ def rotel() -> tuple[Path, Path | None]:
     home = _made_once(name, binary, partial(_make_rotel, version))
     (home / binary).chmod(0o755)
     return home / binary, libraries
+
+
+def datasette() -> Path:
+    """Datasette and what it needs, in a directory for `PYTHONPATH`: of this interpreter, beside its environment."""
+    return beside_environment(DATASETTE)
+
+
+def peers(*names: str) -> Path:
+    """Tools that trace asyncio too, to be run beside ours."""
+    return beside_environment(*(PEERS[name] for name in names))
+
+
+def beside_environment(*requirements: str) -> Path:
+    """Packages in a directory of their own for `PYTHONPATH`, so that the environment of the tests stays as it is."""
+    name = f"{'-'.join(map(_directory_name, requirements))}-{sys.implementation.cache_tag}"
+
+    def make(target: Path) -> None:
+        _run([sys.executable, "-m", "pip", "install", "--target", target / "packages", *requirements])
+        shutil.rmtree(target / "packages" / "opentelemetry", ignore_errors=True)  # the environment has its own
+
+    return _made_once(name, Path("packages"), make) / "packages"
 
 
 def _directory_name(requirement: str) -> str:

@@ -73,7 +73,7 @@ class ReceiverProcess:
     def _listens(self) -> bool:
         if self._process.poll() is not None:
             raise StartFailed(f"{self.output.stem} ended: {self.output.read_text()[-600:]}")
-        return all(map(_accepts, self._ports))
+        return all(map(accepts, self._ports))
 
     def stop(self) -> None:
         self._process.terminate()
@@ -84,7 +84,7 @@ class ReceiverProcess:
             self._process.wait()
 
 
-def _accepts(port: int) -> bool:
+def accepts(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from harness import NewLoop, Spans, TracedRun, both_ways, instrumented, links, run_on
+from harness import NewLoop, Spans, TracedRun, asyncio_only, both_ways, instrumented, links, run_on
 
 import otel_asyncio
 
@@ -238,3 +238,48 @@ def test_instrumenting_a_loop_with_a_factory_records_once(run: Callable[..., Any
 
     assert run(late()) == "done"
     assert len(spans.of("child")) == 1
+
+
+def test_what_was_put_on_a_loop_before_goes_on_being_called(new_loop: NewLoop, spans: Spans) -> None:
+    """T13: sentry-sdk flushes in a `close` of its own; others listen in `call_soon`."""
+    loop: Any = new_loop()
+    called: list[str] = []
+
+    def listening(name: str) -> Callable[..., Any]:
+        plain = getattr(loop, name)
+
+        def listen(*args: Any, **kwargs: Any) -> Any:
+            called.append(name)
+            return plain(*args, **kwargs)
+
+        return listen
+
+    for name in ("call_soon", "close"):
+        setattr(loop, name, listening(name))
+    theirs = loop.close
+    loop.set_task_factory(otel_asyncio.task_factory(tracer_provider=spans.provider))
+    assert loop.run_until_complete(main()) == "done"
+    loop.close()
+    assert (len(spans.of("child")), "call_soon" in called, called.count("close"), loop.close is theirs) == (
+        1,
+        True,
+        1,
+        True,
+    )
+
+
+@asyncio_only
+def test_a_create_task_that_somebody_wraps_goes_on_being_called(
+    run: Callable[..., Any], spans: Spans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T13: as some tools do on the class, before us; their wrapper sees every task, and each has one span."""
+    plain, seen = asyncio.BaseEventLoop.create_task, []
+
+    def create_task(self: Any, coro: Any, **kwargs: Any) -> Any:
+        seen.append(coro.__qualname__)
+        return plain(self, coro, **kwargs)
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "create_task", create_task)
+    with instrumented(spans):
+        assert run(main()) == "done"
+    assert (qualnames(seen), len(spans.of("child")), len(spans.of("main"))) == (["main", "child"], 1, 1)
