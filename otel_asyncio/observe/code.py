@@ -164,8 +164,9 @@ def creation_point(depth: int) -> tuple[CodeType, int] | None:
     frame: FrameType | None = sys._getframe(depth)
     while frame is not None:
         code = frame.f_code
-        if id(code) not in _passed:
-            info = _infos.get(id(code)) or info_of(code, frame.f_globals.get("__name__"))
+        key = id(code)
+        if key not in _passed:
+            info = _infos.get(key) or info_of(code, frame.f_globals.get("__name__"))
             if not info.internal:
                 return code, frame.f_lasti
             if info.entry_point and asyncio._get_running_loop() is not None:

@@ -82,7 +82,8 @@ def make_task(
             raise
     else:
         task = cls(coro, loop=loop, name=name, context=context)
-    return _made(state, task)
+    state.shard.started += 1
+    return _hidden(task) if task._source_traceback else task
 
 
 def make_recorded(
@@ -102,7 +103,7 @@ def make_recorded(
         if eager:
             _start_eagerly(record, task, loop, coro, name, context)
         else:
-            cls.__init__(task, coro, loop=loop, name=name, context=context)
+            task.__init__(coro, loop=loop, name=name, context=context)
     except BaseException:
         if record.timed and record.outcome is None:
             record.abandon()
@@ -110,14 +111,14 @@ def make_recorded(
             state.shard.started += 1
         task = None
         raise
-    return _made(state, task)
-
-
-def _made(state: LoopState, task: Any) -> Any:
     state.shard.started += 1
-    if task._source_traceback:
-        drop_own_frames(task)
-        _drop_loops_frame(task)
+    return _hidden(task) if task._source_traceback else task
+
+
+def _hidden(task: Any) -> Any:
+    """The task, made in debug mode, with no frame of ours where it says it was made."""
+    drop_own_frames(task)
+    _drop_loops_frame(task)
     return task
 
 
