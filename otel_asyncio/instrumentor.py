@@ -16,10 +16,12 @@ from otel_asyncio.emit.metrics import metrics_of
 from otel_asyncio.emit.problems import ProblemReporter, Rate
 from otel_asyncio.emit.sink import SpanSink
 from otel_asyncio.emit.tracing import Tracing
+from otel_asyncio.observe.awaits import Waits
 from otel_asyncio.observe.clock import SYSTEM_CLOCK, Clock
 from otel_asyncio.observe.counters import Counters
 from otel_asyncio.observe.install import install_on_classes, install_on_loop
 from otel_asyncio.observe.observation import Observation
+from otel_asyncio.observe.records import NEVER, Limits, nanoseconds
 from otel_asyncio.observe.tasks import hide_own_frames, make_foreign, make_task
 from otel_asyncio.policy import Policy
 from otel_asyncio.settings import Settings
@@ -50,9 +52,15 @@ def wire(
         request_links=settings.root_tasks == "all",
     )
     rate = Rate(settings.problem_rate, clock.monotonic_ns)
-    sink = SpanSink(tracing, Policy(settings), ProblemReporter(tracing, counters, rate, log=settings.problem_log))
+    reporter = ProblemReporter(tracing, counters, rate, log=settings.problem_log)
+    sink = SpanSink(tracing, Policy(settings), reporter, counters)
     metrics = metrics_of(meter_provider)
-    observation = Observation(sink, clock, counters, process_wide=process_wide, is_metered=metrics.is_read)
+    limits = Limits(wait=nanoseconds(settings.await_threshold))
+    observation = Observation(
+        sink, clock, counters, process_wide=process_wide, limits=limits, is_metered=metrics.is_read
+    )
+    if limits.wait < NEVER:
+        observation.waits = Waits(sink, observation.locks, settings.max_awaits_per_span, settings.stack_depth)
     tracing.running = observation.running_record
     try:
         tracing.resolve()  # now, where there is a provider: to make a tracer leaves traces (a warnings filter, for one)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.emit import names
+from otel_asyncio.observe.awaits import tally_of
 
 if TYPE_CHECKING:
     from otel_asyncio.observe.code import CodeInfo
@@ -71,6 +72,9 @@ def end_attributes(record: TaskRecord) -> dict[str, Any]:
         attributes[names.TASK_MAX_STEP_TIME] = record.max_step / _SECOND
         attributes[names.TASK_MAX_IDLE_TIME] = record.max_idle / _SECOND
         attributes[names.TASK_START_DELAY] = (record.first_step - record.created) / _SECOND
+    if (tally := tally_of(record)) is not None and tally.omitted:
+        attributes[names.AWAIT_OMITTED] = tally.omitted
+        attributes[names.AWAIT_OMITTED_TIME] = tally.omitted_time / _SECOND
     if record.problem is not None:
         attributes[names.PROBLEM] = str(record.problem)
     return attributes

@@ -32,6 +32,17 @@ TASK_START_DELAY = "asyncio.task.start_delay"
 LOOP_CLOSED_FILE = "asyncio.loop.closed.file"
 LOOP_CLOSED_LINE = "asyncio.loop.closed.line"
 LOOP_CLOSED_AGE = "asyncio.loop.closed.age"
+AWAIT_TARGET = "asyncio.await.target"
+AWAIT_IDLE_TIME = "asyncio.await.idle_time"
+AWAIT_SCHEDULED_TIME = "asyncio.await.scheduled_time"
+AWAIT_OMITTED = "asyncio.await.omitted"
+AWAIT_OMITTED_TIME = "asyncio.await.omitted_time"
+
+RESOURCE_TYPE = "asyncio.resource.type"
+RESOURCE_HOLDER_TASK = "asyncio.resource.holder.task"
+RESOURCE_HOLDER_FILE = "asyncio.resource.holder.file"
+RESOURCE_HOLDER_LINE = "asyncio.resource.holder.line"
+RESOURCE_HELD_TIME = "asyncio.resource.holder.held_time"
 
 EVENTLOOP_ID = "asyncio.eventloop.id"
 EVENTLOOP_IMPLEMENTATION = "asyncio.eventloop.implementation"
@@ -52,6 +63,11 @@ PROBLEM = "asyncio.problem"
 def task_span(qualname: str) -> str:
     """The name of a task's span."""
     return f"task {qualname}"
+
+
+def await_span(target: str) -> str:
+    """The name of an await's span."""
+    return f"await {target}"
 
 
 def problem_span(problem: str) -> str:

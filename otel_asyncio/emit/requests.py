@@ -52,6 +52,8 @@ class RequestSpans(SpanProcessor):
         """A span was opened: where it is the first of its trace in this process, see in which task."""
         if not self.active or isinstance(span, TaskSpan) or (span.parent is not None and not span.parent.is_remote):
             return
+        if span.instrumentation_scope is self._tracer._instrumentation_scope:  # an interval under a remote parent
+            return
         record = self._running()
         task_span = record.span if record is not None else None
         if record is None or not isinstance(task_span, TaskSpan) or task_span.spans is not self._spans:

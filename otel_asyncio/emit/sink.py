@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, SpanContext, TraceFlags
 
 from otel_asyncio.emit.attributes import function_name
+from otel_asyncio.emit.awaits import AwaitSpans
 from otel_asyncio.emit.current import SPAN_KEY, context_with, current_telemetry, is_suppressed, telemetry_context
+from otel_asyncio.emit.intervals import Intervals
 from otel_asyncio.emit.lineage import ROOT, Place, make_place
+from otel_asyncio.observe.awaits import tally_of
 from otel_asyncio.observe.records import Outcome
 
 if TYPE_CHECKING:
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
     from otel_asyncio.emit.problems import ProblemReporter
     from otel_asyncio.emit.tracing import Tracing
+    from otel_asyncio.observe.awaits import Wait
+    from otel_asyncio.observe.counters import Counters
     from otel_asyncio.observe.problems import Problem
     from otel_asyncio.observe.records import TaskRecord
     from otel_asyncio.policy import Policy
@@ -30,13 +35,14 @@ _FAILURES = {Outcome.ERROR, Outcome.TIMEOUT}
 class SpanSink:
     """Emits task spans and problems. An implementation of `observe.observer.Sink`."""
 
-    def __init__(self, tracing: Tracing, policy: Policy, problems: ProblemReporter) -> None:
+    def __init__(self, tracing: Tracing, policy: Policy, problems: ProblemReporter, counters: Counters) -> None:
         self._tracing = tracing
         self._policy = policy
         self._problems = problems
         self._root = ROOT._replace(rooted=not policy.root_context) if policy.roots else None
         self._looks_at_functions = policy.looks_at_functions
         self._wants_all = policy.wants_all
+        self._awaits = AwaitSpans(Intervals(tracing), counters, self.innermost, wants_all=policy.wants_all)
         self._unsampled: object = self  # the unsampled span seen last, which is known at a glance
 
     def place(self, context: Context | None, running: TaskRecord | None) -> Place | None:
@@ -103,6 +109,18 @@ class SpanSink:
             return None if own.yielded else own
         return current
 
+    def nest(self, record: TaskRecord) -> Any:
+        """The span that a long wait of this task lies under; None where none is open, or nobody is to hear of it."""
+        return self._awaits.nest(record)
+
+    def waited(self, record: TaskRecord, wait: Wait, place: Any) -> None:
+        """Make a span of a long wait, or keep it until it is known what becomes of the task's own."""
+        self._awaits.waited(record, wait, place)
+
+    def omitted(self, record: TaskRecord) -> None:
+        """Count a wait that was not looked at."""
+        self._awaits.omitted(record)
+
     def closed(self, record: TaskRecord, error: BaseException | None) -> None:
         """End the task's span: hand it over, or drop it where the policy does not want it and nobody asked."""
         span, outcome = record.span, record.outcome
@@ -112,6 +130,8 @@ class SpanSink:
         spans = self._tracing.spans
         # The span knows the record; from here on the record knows only the ids, or the two would be a cycle.
         record.span = spans and spans.close(span, error if outcome in _FAILURES else None, wanted=wanted)
+        if (tally := tally_of(record)) is not None and tally.kept:
+            self._awaits.closed(record)
 
     def problem(self, problem: Problem) -> None:
         """Report a problem."""

@@ -31,6 +31,7 @@ _GATHERING: Any = asyncio.tasks._GatheringFuture  # type: ignore[attr-defined]
 
 # Both kinds at once: nest_asyncio puts the one in Python where the other was.
 TASKS: Any = (asyncio.Task, asyncio.tasks._PyTask)  # type: ignore[attr-defined]
+_FUTURES: Any = (asyncio.Future, asyncio.futures._PyFuture)  # type: ignore[attr-defined]
 _SHIELD = "shield.<locals>._outer_done_callback"
 
 # Library functions that only pass on a wait for something else: who reads of a wait means that other thing.
@@ -156,7 +157,7 @@ def _task_of_wait_for(item: Any) -> Any:
     Of a library's coroutine (`wait_for(queue.get(), 1)`) the program does not know that it is a task.
     """
     for held in gc.get_referents(item):
-        if isinstance(held, TASKS):
+        if issubclass(type(held), TASKS):  # by its type: `isinstance` asks a lazy object of the program for its class
             coro = held.get_coro()
             return coro if describe(coro)[0].internal else held
     return item.cr_await
@@ -175,7 +176,7 @@ def _is_awaitable(item: Any) -> bool:
         kind in (CoroutineType, GeneratorType, AsyncGeneratorType)
         or kind.__name__ in _OPAQUE
         or _is_cythons(kind)
-        or asyncio.isfuture(item)
+        or hasattr(kind, "_asyncio_future_blocking")
     )
 
 
@@ -241,7 +242,7 @@ def _awaited(end: Any, innermost: Frame | None) -> str:
 
 def _behind_shield(future: Any) -> Any:
     """The future that `asyncio.shield` protects, as long as it is not done."""
-    callbacks: Any = future._callbacks if asyncio.isfuture(future) and hasattr(future, "_callbacks") else None
+    callbacks: Any = future._callbacks if issubclass(type(future), _FUTURES) else None
     for callback, _ in callbacks or ():
         if getattr(callback, "__qualname__", None) == _SHIELD:
             return callback.__closure__[callback.__code__.co_freevars.index("inner")].cell_contents

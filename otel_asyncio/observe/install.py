@@ -10,6 +10,7 @@ from asyncio import base_events
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from otel_asyncio.observe.awaits import watch_groups
 from otel_asyncio.observe.create import make_create_task
 from otel_asyncio.observe.patching import replace, unbound, undo_all
 from otel_asyncio.observe.steps import make_call_soon, make_call_soon_threadsafe
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 def install_on_classes(observation: Observation) -> Callable[[], None]:
     """Observe every loop of the process, those that exist and those to come, in every thread."""
     undos = _hook_class(observation, base_events.BaseEventLoop)
-    undos.append(_watch_registrations())
+    undos += [_watch_registrations(), observation.locks.install(), watch_groups()]
     if "uvloop" in sys.modules:
         undos += _hook_class(observation, sys.modules["uvloop"].Loop)
     else:
@@ -130,6 +131,8 @@ def install_on_loop(observation: Observation, loop: Any) -> LoopState:
         replace(loop, "call_exception_handler", call_exception_handler),
         replace(loop, "close", close),
         _watch_registrations(),
+        observation.locks.install(),
+        watch_groups(),
     ]
     return observation.enrol(loop)
 

@@ -15,6 +15,7 @@ from otel_asyncio.observe.misuse import Misuses
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.problems import Closed, Problem, ProblemKind, from_handler
 from otel_asyncio.observe.records import NO_LIMITS, Limits, Outcome, TaskRecord, Unrecorded
+from otel_asyncio.observe.resources import Locks
 from otel_asyncio.observe.steps import make_step, make_unrecorded_step, takes_handles_directly
 from otel_asyncio.observe.tasks import PlainClasses
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextvars import Context
 
+    from otel_asyncio.observe.awaits import Waits
     from otel_asyncio.observe.clock import Clock
     from otel_asyncio.observe.counters import Counters
     from otel_asyncio.observe.observer import Sink
@@ -61,6 +63,9 @@ class Observation:
         self.creation, self.ending, self.problems = Guard("creation"), Guard("ending"), Guard("problems")
         self.misuses = Misuses(sink, clock, self.problems)
         self.place = sink.place
+        self.waits: Waits | None = None
+        """Set where long waits are looked at, as `limits.wait` says."""
+        self.locks = Locks(clock.monotonic_ns)
         self.step: Any = make_step(self)
         self.unrecorded = Unrecorded(make_unrecorded_step(self))
         self.plain_classes = PlainClasses(self.unrecorded)
@@ -170,6 +175,8 @@ class Observation:
 
         Ready since `ready`; running since `started`; waiting since `record.suspended`.
         """
+        if self.waits is not None:
+            self.waits.over(record, task, ready, started)
 
     def held(self, record: TaskRecord, task: Any, started: int, ended: int) -> None:
         """A step that held the loop for long is over."""

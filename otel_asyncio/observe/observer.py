@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from contextvars import Context
 
+    from otel_asyncio.observe.awaits import Wait
     from otel_asyncio.observe.problems import Problem
     from otel_asyncio.observe.records import TaskRecord
 
@@ -30,6 +31,18 @@ class Sink(Protocol):
 
     def opened(self, record: TaskRecord, place: Any, context: Context | None) -> Context | None:
         """The task is about to be made. Returns the context to make it in (None: a copy of the current one)."""
+        ...
+
+    def nest(self, record: TaskRecord) -> Any:
+        """Under what a long wait would stand that ends now, in this task; None if nobody is to hear of it."""
+        ...
+
+    def waited(self, record: TaskRecord, wait: Wait, place: Any) -> None:
+        """A long wait is over; `place` is what `nest` has answered."""
+        ...
+
+    def omitted(self, record: TaskRecord) -> None:
+        """A long wait is over of which nothing was looked at, because there were too many."""
         ...
 
     def closed(self, record: TaskRecord, error: BaseException | None) -> None:

@@ -40,6 +40,27 @@ def replace(owner: Any, name: str, ours: Any) -> Callable[[], None]:
     return undo
 
 
+_shared: dict[tuple[int, str], tuple[int, Callable[[], None]]] = {}
+
+
+def replace_shared(owner: Any, name: str, make: Callable[[Any], Any]) -> Callable[[], None]:
+    """As `replace`, for what all observations of a process share: put there by the first, taken away by the last."""
+    key = id(owner), name
+    count, undo = _shared.get(key) or (0, None)
+    if undo is None:
+        undo = replace(owner, name, make(getattr(owner, name)))
+    _shared[key] = count + 1, undo
+
+    def give_up() -> None:
+        count, undo = _shared.pop(key)
+        if count > 1:
+            _shared[key] = count - 1, undo
+        else:
+            undo()
+
+    return give_up
+
+
 def undo_all(undos: list[Callable[[], None]]) -> None:
     """Undo in the reverse order."""
     while undos:

@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import asyncio
 
+    from otel_asyncio.observe.awaits import Tally
     from otel_asyncio.observe.code import CodeInfo
     from otel_asyncio.observe.loops import LoopState
 
 
 # In nanoseconds, longer than anything lasts.
 NEVER = 1 << 62
+
+
+def nanoseconds(seconds: float) -> int:
+    """A setting as whole nanoseconds; `math.inf`, and what is longer than anything lasts, as `NEVER`."""
+    return NEVER if seconds >= NEVER / 1e9 else round(seconds * 1e9)
 
 
 class Kind(StrEnum):
@@ -130,8 +136,11 @@ class TaskRecord:
         "steps",
         "suspended",
         "task",
+        "waits",  # set at the first long wait
         "wall",
     )
+
+    waits: Tally
 
     def __init__(
         self,

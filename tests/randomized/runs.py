@@ -10,12 +10,15 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+from otel_asyncio import Settings
 from otel_asyncio.testing import Recorder, record
 from randomized.facts import Facts
 from randomized.programs import Block, coroutine, outcome
 from randomized.witness import WitnessLoop
 from randomized.world import Chronicle, Event, ScriptedLoop, World, overheard
 
+# The programs sleep for milliseconds: every wait that takes any time at all becomes a span.
+SETTINGS = Settings(await_threshold=0.001)
 _ROUNDS = 60  # each cancels everything once; a program catches a cancellation as often as it says `Try`
 
 
@@ -90,7 +93,11 @@ def watched(program: Block, mode: Mode) -> Run:
 def _traced(loop: ScriptedLoop, mode: Mode, way_in: str) -> Iterator[Recorder | None]:
     loop.set_task_factory(stock_factory if way_in == "stock factory" else mode.factory())
     tracing = way_in in ("instrumentor", "factory")
-    with record(clock=loop.clock, process_wide=way_in == "instrumentor") if tracing else nullcontext() as recorder:
+    with (
+        record(settings=SETTINGS, clock=loop.clock, process_wide=way_in == "instrumentor")
+        if tracing
+        else nullcontext() as recorder
+    ):
         if recorder is not None and way_in == "factory":
             loop.set_task_factory(recorder.task_factory(mode.factory()))
         del loop  # that it goes, and what goes with it, is looked at while still tracing

@@ -54,6 +54,29 @@ def test_every_task_has_one_span_that_tells_what_the_script_says(program: Block,
         assert +traced.ended == Counter(said["outcome"] for said in expected)
 
 
+@budget
+@given(program=programs, mode=modes)
+def test_every_wait_lies_within_its_task_and_adds_up(program: Block, mode: Mode) -> None:
+    for way_in in WAYS_IN:
+        traced = run(program, mode, way_in=way_in)
+        tasks = {span.context.span_id: span for span in _task_spans(traced)}
+        idle: Counter[int] = Counter()
+        for span in _await_spans(traced):
+            said: Any = span.attributes
+            task = tasks[span.parent.span_id if span.parent else 0]
+            parts = [round(said[part] * 1e9) for part in (names.AWAIT_IDLE_TIME, names.AWAIT_SCHEDULED_TIME)]
+            assert sum(parts) == (span.end_time or 0) - (span.start_time or 0) >= 1_000_000
+            assert (task.start_time or 0) <= (span.start_time or 0) <= (span.end_time or 0) <= (task.end_time or 0)
+            idle[task.context.span_id] += parts[0]
+        for key, task in tasks.items():
+            assert idle[key] <= round((task.attributes or {})[names.TASK_IDLE_TIME] * 1e9)  # type: ignore[operator]
+
+
+def _await_spans(run: Run) -> list[ReadableSpan]:
+    assert run.recorder is not None
+    return [span for span in run.recorder.spans if span.name.startswith("await ")]
+
+
 def _mistakes(run: Run) -> list[Any]:
     """What only a mistake in these tests can raise, and would raise bare and traced alike."""
     mistakes = ("NameError", "TypeError", "AttributeError", "AssertionError", "UnboundLocalError")

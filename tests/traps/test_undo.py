@@ -20,7 +20,14 @@ RUNTIME = {"__annotations__", "__abstractmethods__", "_abc_impl", "_event_loop_p
 def snapshot() -> dict[str, Any]:
     """Everything that installing may touch, by identity."""
     seen: dict[str, Any] = {"meta_path": tuple(map(id, sys.meta_path))}
-    owners: list[Any] = [base_events.BaseEventLoop, asyncio, asyncio.tasks, asyncio.events]
+    owners: list[Any] = [
+        base_events.BaseEventLoop,
+        asyncio,
+        asyncio.tasks,
+        asyncio.events,
+        asyncio.Lock,
+        asyncio.TaskGroup,
+    ]
     owners += [sys.modules["uvloop"].Loop] if "uvloop" in sys.modules else []
     for owner in owners:
         for name, value in vars(owner).items():
