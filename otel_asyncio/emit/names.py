@@ -32,6 +32,7 @@ TASK_START_DELAY = "asyncio.task.start_delay"
 LOOP_CLOSED_FILE = "asyncio.loop.closed.file"
 LOOP_CLOSED_LINE = "asyncio.loop.closed.line"
 LOOP_CLOSED_AGE = "asyncio.loop.closed.age"
+
 AWAIT_TARGET = "asyncio.await.target"
 AWAIT_IDLE_TIME = "asyncio.await.idle_time"
 AWAIT_SCHEDULED_TIME = "asyncio.await.scheduled_time"

@@ -113,6 +113,7 @@ class Locks:
     def __init__(self, now: Callable[[], int]) -> None:
         self._now = now
         self._guard = Guard("locks")
+        self._installed = 0
         self._holds: dict[int, Hold] = {}
         self._past: dict[int, list[Hold]] = {}
         """What was held while others waited: until a release finds nobody waiting."""
@@ -136,13 +137,17 @@ class Locks:
     def install(self) -> Callable[[], None]:
         """Look at every Lock of the process; returns the way to stop."""
         undo = replace_shared(asyncio.Lock, "__setattr__", _noticing)
-        _watching.append(self)
+        if not self._installed:
+            _watching.append(self)
+        self._installed += 1
 
         def stop() -> None:
-            _watching.remove(self)
             undo()
-            self._holds.clear()
-            self._past.clear()
+            self._installed -= 1
+            if not self._installed:
+                _watching.remove(self)
+                self._holds.clear()
+                self._past.clear()
 
         return stop
 
