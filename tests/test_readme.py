@@ -16,7 +16,10 @@ EMITTED = {value for name, value in vars(names).items() if name.isupper() and is
 
 def test_every_attribute_in_the_readme_is_emitted() -> None:
     written = set(re.findall(r"`((?:asyncio|code|error)\.[a-z_.]+)`", README))
-    assert written - EMITTED == {"asyncio.exception_never_retrieved", "asyncio.sleep"}  # the names of spans, and a target
+    assert written - EMITTED == {
+        "asyncio.exception_never_retrieved",
+        "asyncio.sleep",
+    }  # the names of spans, and a target
 
 
 def test_every_task_attribute_stands_in_the_readme() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 
@@ -97,7 +98,10 @@ def test_a_trace_reads_as_one_line_for_each_span(factory: bool) -> None:
     assert a_trace(factory=factory) == (
         "task main 0–2.5 success busy=0 scheduled=0 idle=2.5\n"
         "  task fetch 0–1.25 success busy=0.25 scheduled=0 idle=1\n"
-        "  task fetch 0–2.5 error (ValueError) busy=0.25 scheduled=0.25 idle=2"
+        "    await asyncio.sleep 0.25–1.25\n"
+        "  task fetch 0–2.5 error (ValueError) busy=0.25 scheduled=0.25 idle=2\n"
+        "    await asyncio.sleep 0.5–2.5\n"
+        "  await gather 0–2.5 → awaited: task fetch → awaited: task fetch"
     )
 
 
@@ -116,7 +120,7 @@ def test_spans_of_the_program_stand_on_the_same_clock() -> None:
         with recorder.tracer_provider.get_tracer("test").start_as_current_span("user"):
             await asyncio.create_task(work())
 
-    with record(clock=loop.clock, settings=Settings(request_split=False)) as recorder:
+    with record(clock=loop.clock, settings=Settings(request_split=False, await_threshold=math.inf)) as recorder:
         loop.run_until_complete(main())
         loop.close()
     lines = recorder.render().replace("test_spans_of_the_program_stand_on_the_same_clock.<locals>.", "").split("\n")
