@@ -1,9 +1,11 @@
 """OpenTelemetry tracing for asyncio: who cancelled my task, what did it wait for, which line blocked the loop?
 
 `AsyncioInstrumentor().instrument()` traces every loop of the process; `loop.set_task_factory(task_factory())` one.
+`configure()` sets OpenTelemetry up first, for a program that has not; `render()` shows what a session has recorded.
 """
 
+from otel_asyncio.configure import Telemetry, configure, render
 from otel_asyncio.instrumentor import AsyncioInstrumentor, task_factory
 from otel_asyncio.settings import Settings
 
-__all__ = ["AsyncioInstrumentor", "Settings", "task_factory"]
+__all__ = ["AsyncioInstrumentor", "Settings", "Telemetry", "configure", "render", "task_factory"]

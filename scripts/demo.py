@@ -1,7 +1,7 @@
-"""Shows what it looks like: an aiohttp service under load, traced, and the trace of one request as a tree.
+"""Shows what it looks like: a service under load in which everything goes wrong, and the report on it.
 
 Sets up an environment of its own outside the checkout (`OTEL_ASYNCIO_CACHE`, or the user's cache folder), runs
-`examples/checkout.py` in it, and ends. `python3 scripts/demo.py`, with Python 3.11 or newer.
+`otel-asyncio demo` in it, and ends. `python3 scripts/demo.py [--uvloop] [--otlp]`, with Python 3.11 or newer.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ def cache() -> Path:
 
 
 def environment() -> Path:
-    """The interpreter of an environment with the project, aiohttp and, where it can be had, uvloop."""
-    folder = cache() / f"demo-{sys.version_info[0]}.{sys.version_info[1]}"
+    """The interpreter of an environment with the project and, where it can be had, uvloop."""
+    folder = cache() / f"demo-cli-{sys.version_info[0]}.{sys.version_info[1]}"
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     ready = folder / "ready"
     if not ready.exists():
         print(f"setting up {folder} …", file=sys.stderr)
         venv.create(folder, with_pip=True, clear=True)
-        packages = ["aiohttp", *(["uvloop"] if os.name != "nt" else [])]
-        subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
-    subprocess.run([python, "-m", "pip", "install", "-q", "-e", ROOT], check=True)
+        if os.name != "nt":
+            subprocess.run([python, "-m", "pip", "install", "-q", "uvloop"], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", "-e", f"{ROOT}[cli]"], check=True)
     ready.touch()
     return python
 
 
 def main() -> int:
-    """Run the example; its exit status is ours."""
+    """Run the demonstration; its exit status is ours."""
     if sys.version_info < (3, 11):
         sys.exit("otel-asyncio needs Python 3.11 or newer")
-    return subprocess.run([environment(), ROOT / "examples" / "checkout.py", *sys.argv[1:]], check=False).returncode
+    return subprocess.run([environment(), "-m", "otel_asyncio", "demo", *sys.argv[1:]], check=False).returncode
 
 
 if __name__ == "__main__":

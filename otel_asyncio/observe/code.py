@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType
 
 PACKAGE = str(Path(__file__).parent.parent) + os.sep
+_DEMO = PACKAGE + "demo" + os.sep  # ships with the package and is a program like a user's
 _ASYNCIO = str(Path(asyncio.__file__).parent) + os.sep
 # contextlib, because nobody means the inside of an AsyncExitStack or of an `@asynccontextmanager`.
 _LIBRARIES = {"anyio", "uvloop", "contextlib"}
@@ -90,11 +91,15 @@ def _inspect(code: CodeType, module: str | None) -> CodeInfo:
         module=module or "",
         file=file,
         line=code.co_firstlineno,
-        internal=in_asyncio or file.startswith(PACKAGE) or library in _LIBRARIES,
+        internal=in_asyncio or library in _LIBRARIES or _is_ours(file),
         wrapped=_wrapped_name(code, library),
         housekeeping=code.co_name in _HOUSEKEEPING and (in_asyncio or library in _LIBRARIES),
         entry_point=in_asyncio and qualname in _ENTRY_POINTS,
     )
+
+
+def _is_ours(file: str) -> bool:
+    return file.startswith(PACKAGE) and not file.startswith(_DEMO)
 
 
 def _wrapped_name(code: CodeType, library: str) -> str | None:

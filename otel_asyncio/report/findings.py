@@ -1,0 +1,110 @@
+"""The problems, each with its line, its trace and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.text import Text
+
+from otel_asyncio.report import wanted
+from otel_asyncio.report.advice import advice
+from otel_asyncio.report.facts import code_place, duration, frames, place, seconds, short_function
+from otel_asyncio.report.look import Glyphs, Indented
+from otel_asyncio.report.otlp import clean
+from otel_asyncio.report.survey import Finding, Survey
+
+SHOWN = 12
+OTHERS_SHOWN = 6
+
+
+def findings(survey: Survey, glyphs: Glyphs) -> Iterator[Text | Indented]:
+    """What went wrong, or that nothing did; then exceptions and cancellations."""
+    problems, others = survey.problems(), survey.others()
+    if problems:
+        total = sum(finding.count for finding in problems)
+        yield Text(f"{total} problem{'s' * (total != 1)}", "page.problem")
+        yield from _list(problems, SHOWN, glyphs)
+    else:
+        yield Text(f"{glyphs.good} no problems", "page.good")
+    if others:
+        yield Text()
+        yield Text("Exceptions and cancellations", "page.title")
+        yield from _list(others, OTHERS_SHOWN, glyphs)
+
+
+def _list(found: Sequence[Finding], limit: int, glyphs: Glyphs) -> Iterator[Text | Indented]:
+    for finding in found[:limit]:
+        yield Text()
+        yield _headline(finding, glyphs)
+        yield from _details(finding, glyphs)
+    if len(found) > limit:
+        count = sum(finding.count for finding in found[limit:])
+        yield Indented(Text(f"\n{glyphs.dots} and {count} more at {len(found) - limit} other lines", "page.quiet"))
+
+
+def _headline(finding: Finding, glyphs: Glyphs) -> Text:
+    """`✗ loop_blocked  render_page  shop.py:41  12×`."""
+    grave = finding.word not in ("error", "cancelled")
+    mark = glyphs.problem if grave else glyphs.warning
+    line = Text(f"  {mark} {clean(finding.word)}", "page.problem" if grave else "page.warning")
+    line.append(f"  {_name(finding)}", "page.name")
+    if finding.place is not None:
+        line.append(f"  {finding.place.long}", "page.line")
+    if finding.count > 1:
+        line.append(f"  {finding.count}{glyphs.times}", "page.warning")
+    return line
+
+
+def _name(finding: Finding) -> str:
+    span = finding.worst
+    own = code_place(span)
+    function = finding.place.function if finding.place is not None else ""
+    if finding.word == "cancelled" or not (own and own.function):
+        return span.name.removeprefix("cancel ") if finding.word == "cancelled" else short_function(function)
+    return short_function(own.function)
+
+
+def _details(finding: Finding, glyphs: Glyphs) -> Iterator[Text | Indented]:
+    span = finding.worst
+    facts = f" {glyphs.dash} ".join([*_facts(finding), *_times(finding)])
+    yield Indented(Text(facts).append(f" {glyphs.dash} trace {span.trace_id[:8]}", "page.quiet"))
+    stack = frames(span)[:3]
+    if stack:
+        text = f" {glyphs.arrow} ".join(f"{frame.function} {frame.short}" for frame in reversed(stack))
+        yield Indented(Text("in ", "page.quiet").append(text, "page.line"))
+    for each in span.attributes.get(wanted.DEADLOCK_CYCLE, ()):
+        yield Indented(Text(f"{glyphs.arrow} {clean(each)}", "page.line"))
+    if sentence := advice(finding.word):
+        yield Indented(Text(sentence, "page.advice"))
+
+
+def _times(finding: Finding) -> Iterator[str]:
+    if finding.count > 1:
+        yield f"longest {duration(finding.worst.duration)}"
+        yield f"{duration(finding.total)} in all"
+    else:
+        yield duration(finding.worst.duration)
+
+
+def _facts(finding: Finding) -> Iterator[str]:
+    """What the worst of them says beyond its line."""
+    span, attributes = finding.worst, finding.worst.attributes
+    if wanted.TIMEOUT_DELAY in attributes:
+        yield f"{duration(seconds(span, wanted.TIMEOUT_DELAY) * 1e9)} allowed"
+    if wanted.AWAIT_TARGET in attributes:
+        yield f"waited for {clean(attributes[wanted.AWAIT_TARGET])}"
+    held = place(attributes, wanted.HOLDER_FILE, wanted.HOLDER_LINE)
+    if held is not None:
+        yield f"held by {clean(attributes.get(wanted.HOLDER_TASK, 'a task'))} at {held.short}"
+    if attributes.get(wanted.BLOCK_VICTIMS):
+        yield f"{attributes[wanted.BLOCK_VICTIMS]} ready tasks waited"
+    if wanted.CANCEL_ORIGIN in attributes:
+        yield f"origin {clean(attributes[wanted.CANCEL_ORIGIN])}"
+    if (hit := place(attributes, wanted.CANCEL_AT_FILE, wanted.CANCEL_AT_LINE)) is not None:
+        yield f"it hit {hit.short}"
+    yield from _exception(finding)
+
+
+def _exception(finding: Finding) -> Iterator[str]:
+    if finding.word in ("error", "exception_never_retrieved") and finding.worst.message:
+        yield finding.worst.message

@@ -1,0 +1,174 @@
+"""The first reading of all spans: what is counted, what went wrong, and which traces are worth showing.
+
+Whatever grows here is bounded by the size of the program's code, not by the number of its spans.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from otel_asyncio.emit import names
+from otel_asyncio.report import wanted
+from otel_asyncio.report.facts import Place, code_place, created_place, place, seconds
+from otel_asyncio.report.otlp import Span
+from otel_asyncio.report.selection import Selection
+
+K = TypeVar("K")
+
+GROUPS = 5_000
+"""So many different findings, functions or waits are told apart at most."""
+
+_MAIN = "main"
+_TASK_STATES = (names.TASK_BUSY_TIME, names.TASK_SCHEDULED_TIME, names.TASK_IDLE_TIME)
+
+
+@dataclass(slots=True)
+class Finding:
+    """What went wrong at one line, however often."""
+
+    word: str
+    place: Place | None
+    worst: Span
+    count: int = 0
+    total: int = 0
+
+    def add(self, span: Span) -> None:
+        """One more time."""
+        self.count += 1
+        self.total += span.duration
+        if span.duration > self.worst.duration:
+            self.worst = span
+
+
+@dataclass(slots=True)
+class Usage:
+    """What the tasks of one name, or the waits at one line, took together; nanoseconds."""
+
+    place: Place | None
+    count: int = 0
+    total: int = 0
+    worst: int = 0
+    busy: int = 0
+    scheduled: int = 0
+    idle: int = 0
+    longest_step: int = 0
+
+
+@dataclass(slots=True)
+class Survey:
+    """What the page says, but for the trees."""
+
+    spans: int = 0
+    traces: int = 0
+    errors: int = 0
+    start: int = 0
+    end: int = 0
+    services: Counter[str] = field(default_factory=Counter)
+    loops: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    findings: dict[tuple[str, Place | None], Finding] = field(default_factory=dict)
+    tasks: dict[str, Usage] = field(default_factory=dict)
+    waits: dict[tuple[str, Place | None], Usage] = field(default_factory=dict)
+    slow: dict[str, tuple[bool, int]] = field(default_factory=dict)
+    """By trace id, how slow: traces of the whole program come after all others."""
+
+    def problems(self) -> list[Finding]:
+        """The problems of the contract, those first that took most time."""
+        return sorted(
+            (finding for finding in self.findings.values() if finding.word not in ("error", "cancelled")),
+            key=lambda finding: -finding.total,
+        )
+
+    def others(self) -> list[Finding]:
+        """Exceptions and cancellations, the most frequent first."""
+        found = [finding for finding in self.findings.values() if finding.word in ("error", "cancelled")]
+        return sorted(found, key=lambda finding: (-finding.count, -finding.total))
+
+    def slowest(self) -> list[str]:
+        """The ids of the slowest traces, slowest first."""
+        return sorted(self.slow, key=lambda trace_id: self.slow[trace_id], reverse=True)
+
+
+def survey(spans: Iterable[Span], selection: Selection, slowest: int) -> Survey:
+    """Read all spans once."""
+    result = Survey()
+    for span in spans:
+        _count(result, span)
+        if selection.admits(span):
+            _find(result, span)
+            if selection.is_narrow or span.is_local_root:
+                _offer(result, span, slowest)
+    return result
+
+
+def _count(result: Survey, span: Span) -> None:
+    result.spans += 1
+    result.traces += span.is_local_root
+    result.errors += span.failed
+    result.start = min(result.start, span.start) if result.spans > 1 else span.start
+    result.end = max(result.end, span.end)
+    result.services[span.service] += 1
+    attributes = span.attributes
+    if names.EVENTLOOP_IMPLEMENTATION in attributes:
+        result.loops[str(attributes[names.EVENTLOOP_IMPLEMENTATION])] += 1
+    if names.TASK_OUTCOME in attributes:
+        result.outcomes[str(attributes[names.TASK_OUTCOME])] += 1
+        _use(result.tasks, span.name, span, created_place)
+    elif wanted.AWAIT_TARGET in attributes and span.name.startswith("await "):
+        _use(result.waits, (span.name, code_place(span)), span, code_place)
+
+
+def _use(table: dict[K, Usage], key: K, span: Span, where: Callable[[Span], Place | None]) -> None:
+    usage = table.get(key)
+    if usage is None:
+        if len(table) >= GROUPS:
+            return
+        usage = table[key] = Usage(where(span))
+    usage.count += 1
+    usage.total += span.duration
+    usage.worst = max(usage.worst, span.duration)
+    busy, scheduled, idle = (round(seconds(span, name) * 1e9) for name in _TASK_STATES)
+    usage.busy += busy
+    usage.scheduled += scheduled
+    usage.idle += idle
+    usage.longest_step = max(usage.longest_step, round(seconds(span, names.TASK_MAX_STEP_TIME) * 1e9))
+
+
+def _find(result: Survey, span: Span) -> None:
+    for word, where in _words(span):
+        finding = result.findings.get((word, where))
+        if finding is None:
+            if len(result.findings) >= GROUPS:
+                return
+            finding = result.findings[word, where] = Finding(word, where, span)
+        finding.add(span)
+
+
+def _words(span: Span) -> Iterator[tuple[str, Place | None]]:
+    """What went wrong in this span, and the line to blame."""
+    attributes = span.attributes
+    word = attributes.get(names.PROBLEM)
+    if word is not None:
+        yield str(word), created_place(span) if names.TASK_CREATED_FILE in attributes else code_place(span)
+    elif attributes.get(wanted.CANCEL_EXPECTED) is False:
+        by = place(attributes, wanted.CANCEL_BY_FILE, wanted.CANCEL_BY_LINE, wanted.CANCEL_BY_FUNCTION)
+        yield "cancelled", by
+    elif attributes.get(names.TASK_OUTCOME) == "error":
+        yield "error", code_place(span)
+
+
+def _offer(result: Survey, span: Span, slowest: int) -> None:
+    """Keep the trace if it is one of the slowest so far."""
+    slow, key = result.slow, (span.attributes.get(names.TASK_KIND) != _MAIN, span.duration)
+    if span.trace_id in slow:
+        slow[span.trace_id] = max(slow[span.trace_id], key)
+        return
+    if len(slow) >= slowest:
+        fastest = min(slow, key=lambda trace_id: slow[trace_id], default=None)
+        if fastest is None or slow[fastest] >= key:
+            return
+        del slow[fastest]
+    slow[span.trace_id] = key
