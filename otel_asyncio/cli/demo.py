@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def demo(options: argparse.Namespace) -> None:
     """Run the shop as `otel-asyncio run` runs any program."""
     if options.uvloop and find_spec("uvloop") is None:
         raise UsageError("--uvloop needs uvloop: pip install uvloop")
+    if options.otlp:
+        os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = options.otlp
     shop = Path(program.__file__).with_name("shop.py")
     run.start(options, "shop")
     run_program(str(shop), ["--uvloop"] if options.uvloop else [], as_module=False)
