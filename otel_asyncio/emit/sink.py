@@ -11,7 +11,6 @@ from otel_asyncio.emit.awaits import AwaitSpans
 from otel_asyncio.emit.current import SPAN_KEY, context_with, current_telemetry, is_suppressed, telemetry_context
 from otel_asyncio.emit.intervals import Intervals
 from otel_asyncio.emit.lineage import ROOT, Place, make_place
-from otel_asyncio.observe.awaits import tally_of
 from otel_asyncio.observe.records import Outcome
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ class SpanSink:
         spans = self._tracing.spans
         # The span knows the record; from here on the record knows only the ids, or the two would be a cycle.
         record.span = spans and spans.close(span, error if outcome in _FAILURES else None, wanted=wanted)
-        if (tally := tally_of(record)) is not None and tally.kept:
+        if record.waits is not None and record.waits.kept:
             self._awaits.closed(record)
 
     def problem(self, problem: Problem) -> None:

@@ -64,7 +64,7 @@ class Tally:
 
 def tally_of(record: TaskRecord) -> Tally | None:
     """What is kept of a task's long waits; most tasks have none, and nothing is set for them."""
-    return getattr(record, "waits", None)
+    return record.waits
 
 
 class Waits:

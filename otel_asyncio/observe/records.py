@@ -136,11 +136,12 @@ class TaskRecord:
         "steps",
         "suspended",
         "task",
-        "waits",  # set at the first long wait
+        "waits",
         "wall",
     )
 
     waits: Tally
+    """Of its long waits; None before the first. A slot left unset would be dearer to ask, for every task that ends."""
 
     def __init__(
         self,
@@ -166,6 +167,7 @@ class TaskRecord:
         self.task: weakref.ref[asyncio.Task[Any]] | None = None
         self.problem: str | None = None
         self.name: str | None = None
+        self.waits = None  # type: ignore[assignment]  # set before anybody adds to it
         self.id = _next_id()
 
     @property
