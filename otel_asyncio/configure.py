@@ -145,7 +145,7 @@ def render(*, slowest: int = 3) -> Page:
     from otel_asyncio.report.page import make_page  # noqa: PLC0415
 
     request = encode_spans(_telemetry.spans).to_dict()
-    return make_page(lambda: spans_of_request(request), slowest=slowest)
+    return make_page(lambda _: spans_of_request(request), slowest=slowest)
 
 
 def program_name(argv: Sequence[str], main: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -22,8 +22,8 @@ SLOWEST = 3
 BROKEN = 5
 _WIDEST = 160
 
-Read = Callable[[], Iterable[Span]]
-"""Gives all spans from the beginning, as often as it is called."""
+Read = Callable[[Collection[str]], Iterable[Span]]
+"""Gives the spans from the beginning, each time it is called: all, or at least those of some traces."""
 
 
 @dataclass(slots=True)
@@ -90,12 +90,12 @@ class OneTrace:
 def make_page(read: Read, selection: Selection | None = None, slowest: int = SLOWEST) -> Page:
     """Read the spans twice: once to see what matters, once to keep the traces that are shown."""
     selection = selection or Selection()
-    found = survey(read(), selection, slowest)
+    found = survey(read(()), selection, slowest)
     chosen = _chosen(found, selection)
     if not chosen:
         return Page(found, [])
     kept: dict[str, Kept] = {trace_id: Kept() for trace_id in chosen}
-    for span in read():
+    for span in read(chosen):
         if span.trace_id in kept:
             kept[span.trace_id].add(span)
     return Page(found, [build(trace_id, each.spans, each.left_out) for trace_id, each in kept.items() if each.spans])

@@ -22,7 +22,6 @@ GROUPS = 5_000
 """So many different findings, functions or waits are told apart at most."""
 
 _MAIN = "main"
-_TASK_STATES = (names.TASK_BUSY_TIME, names.TASK_SCHEDULED_TIME, names.TASK_IDLE_TIME)
 
 
 @dataclass(slots=True)
@@ -45,16 +44,16 @@ class Finding:
 
 @dataclass(slots=True)
 class Usage:
-    """What the tasks of one name, or the waits at one line, took together; nanoseconds."""
+    """What the tasks of one name, or the waits at one line, took together: nanoseconds, and of tasks seconds."""
 
     place: Place | None
     count: int = 0
     total: int = 0
     worst: int = 0
-    busy: int = 0
-    scheduled: int = 0
-    idle: int = 0
-    longest_step: int = 0
+    busy: float = 0
+    scheduled: float = 0
+    idle: float = 0
+    longest_step: float = 0
 
 
 @dataclass(slots=True)
@@ -130,11 +129,11 @@ def _use(table: dict[K, Usage], key: K, span: Span, where: Callable[[Span], Plac
     usage.count += 1
     usage.total += span.duration
     usage.worst = max(usage.worst, span.duration)
-    busy, scheduled, idle = (round(seconds(span, name) * 1e9) for name in _TASK_STATES)
-    usage.busy += busy
-    usage.scheduled += scheduled
-    usage.idle += idle
-    usage.longest_step = max(usage.longest_step, round(seconds(span, names.TASK_MAX_STEP_TIME) * 1e9))
+    if names.TASK_BUSY_TIME in span.attributes:
+        usage.busy += seconds(span, names.TASK_BUSY_TIME)
+        usage.scheduled += seconds(span, names.TASK_SCHEDULED_TIME)
+        usage.idle += seconds(span, names.TASK_IDLE_TIME)
+        usage.longest_step = max(usage.longest_step, seconds(span, names.TASK_MAX_STEP_TIME))
 
 
 def _find(result: Survey, span: Span) -> None:

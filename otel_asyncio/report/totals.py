@@ -37,7 +37,7 @@ def totals(survey: Survey, width: int, glyphs: Glyphs) -> Iterator[Text]:
 
 def _task_row(name: str, usage: Usage) -> Sequence[str]:
     times = (usage.busy, usage.scheduled, usage.idle, usage.longest_step)
-    return (name, f"{usage.count:,}", *map(duration, times))
+    return (name, f"{usage.count:,}", *(duration(time * 1e9) for time in times))
 
 
 def _wait_row(name: str, where: Place | None, usage: Usage) -> Sequence[str]:

@@ -26,9 +26,9 @@ PROBLEMS = (
 
 
 def page(*traces: Trace, selection: Selection | None = None, slowest: int = 3, width: int = 100, **options: Any) -> str:
-    lines = [trace.line for trace in traces]
+    lines = [trace.line.encode() for trace in traces]
     console = Console(file=io.StringIO(), width=width, **options)
-    console.print(make_page(lambda: read_spans(lines, []), selection, slowest))
+    console.print(make_page(lambda traces: read_spans(lines, [], "", traces), selection, slowest))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -228,8 +228,8 @@ def test_a_page_on_a_terminal_has_colours() -> None:
 def test_a_terminal_without_unicode_gets_ascii() -> None:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")
-    lines = [trace.line for trace in contract.everything()]
-    Console(file=stream, width=80).print(make_page(lambda: read_spans(lines, [])))
+    lines = [trace.line.encode() for trace in contract.everything()]
+    Console(file=stream, width=80).print(make_page(lambda traces: read_spans(lines, [], "", traces)))
     stream.flush()
     assert b"x loop_blocked" in raw.getvalue()
 
@@ -262,7 +262,7 @@ def test_what_other_writers_write_is_read() -> None:
 @pytest.mark.parametrize("line", ('{"resourceMetrics": []}', '{"resourceLogs": [{"scopeLogs": []}]}', "", "\n"))
 def test_a_line_without_spans_is_no_fault(line: str) -> None:
     broken: list[BrokenLine] = []
-    assert (list(read_spans([line], broken)), broken) == ([], [])
+    assert (list(read_spans([line.encode()], broken)), broken) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -275,17 +275,15 @@ def test_a_line_without_spans_is_no_fault(line: str) -> None:
 )  # fmt: skip
 def test_a_broken_line_is_named_by_its_number_and_the_rest_is_read(line: Any) -> None:
     broken: list[BrokenLine] = []
-    good: Any = contract.blocked().line
-    if isinstance(line, bytes):
-        good = good.encode()
-    spans = list(read_spans([good, line, good], broken, "file"))
+    good, wrong = contract.blocked().line.encode(), line if isinstance(line, bytes) else line.encode()
+    spans = list(read_spans([good, wrong, good], broken, "file"))
     assert [(fault.source, fault.number) for fault in broken] == [("file", 2)]
     assert len(spans) == 8
 
 
 def test_a_line_that_was_cut_is_told_from_one_that_is_wrong() -> None:
     broken: list[BrokenLine] = []
-    list(read_spans([contract.blocked().line[:50]], broken))
+    list(read_spans([contract.blocked().line[:50].encode()], broken))
     assert "is cut" in broken[0].reason
 
 
@@ -311,7 +309,9 @@ def test_a_trace_is_found_by_the_beginning_of_its_id() -> None:
     trace = contract.blocked()
     trace_id = "feed" + trace.trace_id[4:]
     line = trace.line.replace(trace.trace_id, trace_id)
-    text = str(make_page(lambda: read_spans([line, contract.locked().line], []), Selection(trace="feed")))
+    text = str(
+        make_page(lambda _: read_spans([line.encode(), contract.locked().line.encode()], []), Selection(trace="feed"))
+    )
     assert re.findall(r"^trace (\w+)", text, re.MULTILINE) == [trace_id]
 
 
@@ -326,7 +326,7 @@ def test_a_service_is_found_by_its_name() -> None:
 
 
 def test_memory_does_not_grow_with_the_number_of_traces() -> None:
-    def read() -> Any:
+    def read(_: Any) -> Any:
         for _ in range(3_000):
             trace = Trace()
             trace.span("GET /", 0, 1, kind=2)
@@ -336,8 +336,8 @@ def test_memory_does_not_grow_with_the_number_of_traces() -> None:
 
 
 def test_a_page_is_html_in_a_notebook() -> None:
-    lines = [trace.line for trace in contract.everything()]
-    html = make_page(lambda: read_spans(lines, []))._repr_html_()
+    lines = [trace.line.encode() for trace in contract.everything()]
+    html = make_page(lambda traces: read_spans(lines, [], "", traces))._repr_html_()
     assert html.startswith("<pre")
     assert "loop_blocked" in html
 
