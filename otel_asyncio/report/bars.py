@@ -25,8 +25,8 @@ def shares(span: Span) -> Shares | None:
     if names.TASK_BUSY_TIME in attributes:
         split = (names.TASK_BUSY_TIME, names.TASK_SCHEDULED_TIME, names.TASK_IDLE_TIME)
         return Shares(*(seconds(span, name) for name in split))
-    if wanted.AWAIT_IDLE_TIME in attributes:
-        return Shares(0, seconds(span, wanted.AWAIT_SCHEDULED_TIME), seconds(span, wanted.AWAIT_IDLE_TIME))
+    if names.AWAIT_IDLE_TIME in attributes:
+        return Shares(0, seconds(span, names.AWAIT_SCHEDULED_TIME), seconds(span, names.AWAIT_IDLE_TIME))
     if wanted.EXECUTOR_RUN_TIME in attributes:
         run, queued = seconds(span, wanted.EXECUTOR_RUN_TIME), seconds(span, wanted.EXECUTOR_QUEUED_TIME)
         return Shares(run, queued, max(0.0, span.duration / 1e9 - run - queued))

@@ -31,7 +31,9 @@ def drawing(tree: Tree, width: int, glyphs: Glyphs) -> Iterator[Text]:
         if isinstance(row.what, Fold):
             yield Text(clip(f"{label}{_fold_length(row.what, glyphs)}", width, glyphs.dots), "page.quiet")
             continue
-        line = Text().append(_padded(clip(label, column, glyphs.dots), column), _name_style(row.what))
+        line = Text(_padded(clip(label, column, glyphs.dots), column))
+        line.stylize(_name_style(row.what), len(_guides(row, glyphs)))
+        line.stylize("page.quiet", 0, len(_guides(row, glyphs)))
         line.append(f" {glyphs.edge}", "page.quiet").append_text(_bar(row.what, start, end, bar, glyphs))
         line.append(glyphs.edge, "page.quiet").append(_units(duration(row.what.duration), glyphs).rjust(_DURATION))
         yield _with_notes(line, row.what, width, glyphs)
@@ -41,7 +43,7 @@ def drawing(tree: Tree, width: int, glyphs: Glyphs) -> Iterator[Text]:
 
 def legend(glyphs: Glyphs) -> Text:
     """What the bars mean."""
-    text = Text("bars: ", "page.quiet")
+    text = Text().append("bars: ", "page.quiet")
     for state, meaning in (("busy", "running"), ("scheduled", "ready, the loop busy"), ("idle", "waiting")):
         text.append(str(getattr(glyphs, state)) * 2, _STYLES[state]).append(f" {meaning}  ", "page.quiet")
     return text.append("(shares, not moments)", "page.quiet")
@@ -54,17 +56,21 @@ def _title(tree: Tree, width: int, glyphs: Glyphs) -> Text:
     tail = f" {glyphs.dash} {_units(duration(end - start), glyphs)}{where}"
     identity = f"trace {tree.trace_id} " if width >= 100 else f"trace {tree.trace_id[:8]} "
     name = clip(head.name, max(10, width - len(tail) - len(identity) - 2), glyphs.dots)
-    return Text(identity, "page.quiet").append(name, "page.title").append(tail, "page.quiet")
+    return Text().append(identity, "page.quiet").append(name, "page.title").append(tail, "page.quiet")
 
 
 def _label(row: Row, glyphs: Glyphs) -> str:
     """The name behind its guides."""
-    guides = "".join(glyphs.through if more else glyphs.blank for more in row.guides[:-1])
-    if row.guides:
-        guides += glyphs.branch if row.guides[-1] else glyphs.last
     if isinstance(row.what, Span):
-        return guides + row.what.name
-    return f"{guides}{glyphs.dots} {row.what.spans} more{' ' if row.what.name else ''}{row.what.name}"
+        return _guides(row, glyphs) + row.what.name
+    return f"{_guides(row, glyphs)}{glyphs.dots} {row.what.spans} more{' ' if row.what.name else ''}{row.what.name}"
+
+
+def _guides(row: Row, glyphs: Glyphs) -> str:
+    if not row.guides:
+        return ""
+    above = "".join(glyphs.through if more else glyphs.blank for more in row.guides[:-1])
+    return above + (glyphs.branch if row.guides[-1] else glyphs.last)
 
 
 def _fold_length(fold: Fold, glyphs: Glyphs) -> str:

@@ -67,7 +67,18 @@ def created_place(span: Span) -> Place | None:
 
 def frames(span: Span) -> list[Place]:
     """The frames of `code.stacktrace`, innermost first, without those of the standard library."""
-    text = span.attributes.get(names.CODE_STACKTRACE, "")
+    return _frames(span.attributes.get(names.CODE_STACKTRACE, ""))
+
+
+def raised_place(span: Span) -> Place | None:
+    """The program's line that the exception of this span came from."""
+    for name, attributes in span.events:
+        if name == "exception" and (found := _frames(attributes.get(names.EXCEPTION_STACKTRACE, ""))):
+            return found[0]
+    return None
+
+
+def _frames(text: Any) -> list[Place]:
     found = [Place(clean(file), int(line), clean(function)) for file, line, function in _FRAME.findall(str(text))]
     return [frame for frame in reversed(found) if not _LIBRARY.search(frame.file)]
 

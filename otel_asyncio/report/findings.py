@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
+from otel_asyncio.emit import names
 from otel_asyncio.report import wanted
 from otel_asyncio.report.advice import advice
 from otel_asyncio.report.facts import code_place, duration, frames, place, seconds, short_function
@@ -46,7 +47,7 @@ def _headline(finding: Finding, glyphs: Glyphs) -> Text:
     """`✗ loop_blocked  render_page  shop.py:41  12×`."""
     grave = finding.word not in ("error", "cancelled")
     mark = glyphs.problem if grave else glyphs.warning
-    line = Text(f"  {mark} {clean(finding.word)}", "page.problem" if grave else "page.warning")
+    line = Text().append(f"  {mark} {clean(finding.word)}", "page.problem" if grave else "page.warning")
     line.append(f"  {_name(finding)}", "page.name")
     if finding.place is not None:
         line.append(f"  {finding.place.long}", "page.line")
@@ -71,7 +72,7 @@ def _details(finding: Finding, glyphs: Glyphs) -> Iterator[Text | Indented]:
     stack = frames(span)[:3]
     if stack:
         text = f" {glyphs.arrow} ".join(f"{frame.function} {frame.short}" for frame in reversed(stack))
-        yield Indented(Text("in ", "page.quiet").append(text, "page.line"))
+        yield Indented(Text().append("in ", "page.quiet").append(text, "page.line"))
     for each in span.attributes.get(wanted.DEADLOCK_CYCLE, ()):
         yield Indented(Text(f"{glyphs.arrow} {clean(each)}", "page.line"))
     if sentence := advice(finding.word):
@@ -91,11 +92,11 @@ def _facts(finding: Finding) -> Iterator[str]:
     span, attributes = finding.worst, finding.worst.attributes
     if wanted.TIMEOUT_DELAY in attributes:
         yield f"{duration(seconds(span, wanted.TIMEOUT_DELAY) * 1e9)} allowed"
-    if wanted.AWAIT_TARGET in attributes:
-        yield f"waited for {clean(attributes[wanted.AWAIT_TARGET])}"
-    held = place(attributes, wanted.HOLDER_FILE, wanted.HOLDER_LINE)
+    if names.AWAIT_TARGET in attributes:
+        yield f"waited for {clean(attributes[names.AWAIT_TARGET])}"
+    held = place(attributes, names.RESOURCE_HOLDER_FILE, names.RESOURCE_HOLDER_LINE)
     if held is not None:
-        yield f"held by {clean(attributes.get(wanted.HOLDER_TASK, 'a task'))} at {held.short}"
+        yield f"held by {clean(attributes.get(names.RESOURCE_HOLDER_TASK, 'a task'))} at {held.short}"
     if attributes.get(wanted.BLOCK_VICTIMS):
         yield f"{attributes[wanted.BLOCK_VICTIMS]} ready tasks waited"
     if wanted.CANCEL_ORIGIN in attributes:

@@ -56,7 +56,7 @@ def _by_kind(span: Span) -> Iterator[tuple[str, str]]:
     elif wanted.TIMEOUT_DELAY in attributes:
         yield from _line("", here)
         yield f"after {duration(seconds(span, wanted.TIMEOUT_DELAY) * 1e9)}", "page.warning"
-    elif wanted.AWAIT_IDLE_TIME in attributes:
+    elif names.AWAIT_IDLE_TIME in attributes:
         yield from _line("", here)
         yield from _holder(span)
     elif wanted.BLOCK_VICTIMS in attributes or span.name.startswith("block "):
@@ -86,9 +86,9 @@ def _cancel(span: Span) -> Iterator[tuple[str, str]]:
 
 def _holder(span: Span) -> Iterator[tuple[str, str]]:
     attributes = span.attributes
-    held = place(attributes, wanted.HOLDER_FILE, wanted.HOLDER_LINE)
+    held = place(attributes, names.RESOURCE_HOLDER_FILE, names.RESOURCE_HOLDER_LINE)
     if held is not None:
-        yield f"held by {clean(attributes.get(wanted.HOLDER_TASK, 'a task'))}", "page.warning"
+        yield f"held by {clean(attributes.get(names.RESOURCE_HOLDER_TASK, 'a task'))}", "page.warning"
         yield held.short, "page.line"
 
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from otel_asyncio.emit import names
 from otel_asyncio.report import wanted
-from otel_asyncio.report.facts import Place, code_place, created_place, place, seconds
+from otel_asyncio.report.facts import Place, code_place, created_place, place, raised_place, seconds
 from otel_asyncio.report.otlp import Span
 from otel_asyncio.report.selection import Selection
 
@@ -116,7 +116,7 @@ def _count(result: Survey, span: Span) -> None:
     if names.TASK_OUTCOME in attributes:
         result.outcomes[str(attributes[names.TASK_OUTCOME])] += 1
         _use(result.tasks, span.name, span, created_place)
-    elif wanted.AWAIT_TARGET in attributes and span.name.startswith("await "):
+    elif names.AWAIT_TARGET in attributes and span.name.startswith("await "):
         _use(result.waits, (span.name, code_place(span)), span, code_place)
 
 
@@ -156,7 +156,7 @@ def _words(span: Span) -> Iterator[tuple[str, Place | None]]:
         by = place(attributes, wanted.CANCEL_BY_FILE, wanted.CANCEL_BY_LINE, wanted.CANCEL_BY_FUNCTION)
         yield "cancelled", by
     elif attributes.get(names.TASK_OUTCOME) == "error":
-        yield "error", code_place(span)
+        yield "error", raised_place(span) or code_place(span)
 
 
 def _offer(result: Survey, span: Span, slowest: int) -> None:

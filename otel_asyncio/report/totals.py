@@ -65,7 +65,9 @@ def head(survey: Survey, glyphs: Glyphs) -> Text:
     facts = [loops] if loops else []
     facts.append(f"{_counted(survey.spans, 'span')} in {_counted(survey.traces, 'trace')}")
     facts.append(f"{duration(survey.end - survey.start)}".replace("µ", glyphs.micro))
-    return Text(services, "page.title").append("".join(f" {glyphs.dash} {fact}" for fact in facts), "page.quiet")
+    return (
+        Text().append(services, "page.title").append("".join(f" {glyphs.dash} {fact}" for fact in facts), "page.quiet")
+    )
 
 
 def _counted(count: int, word: str) -> str:

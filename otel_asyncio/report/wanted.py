@@ -4,12 +4,6 @@ from __future__ import annotations
 
 _CANCEL = "asyncio.cancel"
 
-AWAIT_TARGET = "asyncio.await.target"
-AWAIT_IDLE_TIME = "asyncio.await.idle_time"
-AWAIT_SCHEDULED_TIME = "asyncio.await.scheduled_time"
-HOLDER_TASK = "asyncio.resource.holder.task"
-HOLDER_FILE = "asyncio.resource.holder.file"
-HOLDER_LINE = "asyncio.resource.holder.line"
 BLOCK_VICTIMS = "asyncio.block.victims"
 CANCEL_ORIGIN = f"{_CANCEL}.origin"
 CANCEL_OUTCOME = f"{_CANCEL}.outcome"

@@ -130,7 +130,7 @@ def test_a_bar_shows_the_shares_of_busy_scheduled_and_idle() -> None:
     trace = Trace()
     trace.task("task main", 0, 100, busy=50, scheduled=25)
     bar = bar_of(page(trace), "task main")
-    assert [bar.count(character) / len(bar) for character in "█▓░"] == pytest.approx([0.5, 0.25, 0.25], abs=0.05)
+    assert [bar.count(character) / len(bar) for character in "█▒─"] == pytest.approx([0.5, 0.25, 0.25], abs=0.05)
 
 
 def test_a_bar_stands_where_its_span_lies_in_the_trace() -> None:
@@ -138,14 +138,14 @@ def test_a_bar_stands_where_its_span_lies_in_the_trace() -> None:
     root = trace.task("task main", 0, 100)
     trace.task("task late", 50, 100, root)
     bar = bar_of(page(trace), "└─ task late")
-    assert bar == " " * (len(bar) // 2) + "░" * (len(bar) - len(bar) // 2)
+    assert bar == " " * (len(bar) // 2) + "─" * (len(bar) - len(bar) // 2)
 
 
 def test_the_shortest_span_has_a_bar() -> None:
     trace = Trace()
     root = trace.task("task main", 0, 100_000)
     trace.task("task short", 99_999.999, 100_000, root)
-    assert bar_of(page(trace), "└─ task short").endswith(" ░")
+    assert bar_of(page(trace), "└─ task short").endswith(" ─")
 
 
 def test_the_trace_of_the_whole_program_comes_after_the_slowest_requests() -> None:
