@@ -12,12 +12,18 @@ from _places import TIMED_OUT, say
 NOT_RUN = 77
 PYTEST_TIMEOUT_SECONDS = 1500
 CPYTHON_TIMEOUT_SECONDS = 1200
+CHAIN_TIMEOUT_SECONDS = 1200
 Stage = Callable[[], int]
 
 
 def pytest_stage(environment: Environment, extra: Sequence[str]) -> Stage:
     """Our own tests."""
     return lambda: environment.run("-m", "pytest", "tests", "-q", *extra, timeout=PYTEST_TIMEOUT_SECONDS)
+
+
+def chain_stage(environment: Environment) -> Stage:
+    """The whole way into the real backends; once, they do not depend on the interpreter."""
+    return lambda: environment.run("-m", "pytest", "tests/chain", "-q", timeout=CHAIN_TIMEOUT_SECONDS)
 
 
 def cpython_stage(environment: Environment) -> Stage:

@@ -22,9 +22,10 @@ from _environments import Environment, SetupError
 from _places import cache_folder, only_run, say
 from _pythons import VERSIONS, Python, find_pythons
 from _report import Report, Result
-from _stages import Stage, cpython_stage, lint_stages, outcome, package_stage, pytest_stage
+from _stages import Stage, chain_stage, cpython_stage, lint_stages, outcome, package_stage, pytest_stage
+from backends import find_all
 
-KINDS = ("lint", "package", "pytest", "cpython")
+KINDS = ("lint", "package", "chain", "pytest", "cpython")
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -80,6 +81,17 @@ def run_checks(report: Report, python: Python, kinds: Sequence[str]) -> None:
             run_stage(report, row, name, stage)
     if "package" in kinds:
         run_stage(report, row, "package", package_stage(environment))
+    if "chain" in kinds:
+        run_chain(report, row, environment)
+
+
+def run_chain(report: Report, row: str, environment: Environment) -> None:
+    """The tests skip what a missing backend makes impossible; here it is said."""
+    _, missing = find_all()
+    for name, reason in missing.items():
+        say(f"NOT RUN: what of the chain needs {name}: {reason}")
+        report.not_run.append(f"what of the chain needs {name}: {reason}")
+    run_stage(report, row, "chain", chain_stage(environment))
 
 
 def run_tests(report: Report, python: Python, options: argparse.Namespace, kinds: Sequence[str]) -> None:
@@ -104,11 +116,11 @@ def run_all(report: Report, options: argparse.Namespace) -> None:
         say(f"NOT RUN: CPython {version}: {reason}")
         report.not_run.append(f"CPython {version}: {reason}")
     native = [python for python in pythons if python.native]
-    if {"lint", "package"} & set(kinds):
+    if {"lint", "package", "chain"} & set(kinds):
         if native:
             run_checks(report, native[-1], kinds)
         else:
-            report.not_run.append("lint and package: no interpreter outside the Debian sid")
+            report.not_run.append("lint, package and chain: no interpreter outside the Debian sid")
     if {"pytest", "cpython"} & set(kinds):
         for python in pythons:
             run_tests(report, python, options, kinds)

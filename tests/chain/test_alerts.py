@@ -1,0 +1,60 @@
+"""From a fault in a program to a message at a webhook, through the rules as shipped; minutes pass as seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from integration.receivers import until
+
+from otel_asyncio.emit import names
+
+from .conftest import Chain
+from .service import Service, serving
+
+DEADLINE = 60.0
+
+EXPECTED = {"lost_exception": "AsyncioProblem", "destroyed": "AsyncioProblem"}
+if hasattr(names, "TASK_CANCELLATIONS"):
+    EXPECTED |= {"cancelled": "AsyncioCancellationSpike", "timed_out": "AsyncioTimeouts"}
+if hasattr(names, "EVENTLOOP_BLOCK_DURATION"):
+    EXPECTED |= {"blocked": "AsyncioLoopBlocked"}
+"""What each fault makes the webhook hear, of those whose signals the package has."""
+
+
+@pytest.fixture(scope="module")
+def at_once(chain: Chain) -> Iterator[dict[str, Service]]:
+    """A healthy service, and one for each fault, all running until the last alert has come."""
+    from contextlib import ExitStack
+
+    where = {"endpoint": chain.collector.endpoint("grpc"), "protocol": "grpc"}
+    with ExitStack() as stack:
+        kinds = ["healthy", *EXPECTED]
+        services = {
+            kind: stack.enter_context(serving(kind, "--pause", "0.1", name=f"does-{kind}", **where)) for kind in kinds
+        }
+        until(lambda: all(map(chain.webhook.of, (f"does-{kind}" for kind in EXPECTED))), DEADLINE, "an alert for each")
+        yield services
+
+
+@pytest.mark.parametrize("fault", EXPECTED)
+def test_a_fault_is_heard_at_the_webhook(chain: Chain, at_once: dict[str, Service], fault: str) -> None:
+    assert EXPECTED[fault] in chain.webhook.of(f"does-{fault}")
+
+
+def test_an_alert_says_where_to_look(chain: Chain, at_once: dict[str, Service]) -> None:
+    told = [alert for alert in chain.webhook.told if alert["labels"].get("job") == "does-destroyed"]
+    assert told[0]["annotations"]["summary"] == "does-destroyed: task_destroyed_pending"
+    assert "asyncio.task.created.file" in told[0]["annotations"]["runbook"]
+
+
+def test_a_healthy_service_is_not_heard_of(chain: Chain, at_once: dict[str, Service]) -> None:
+    running = 'asyncio_task_started_total{job="does-healthy"} > 100'
+    until(lambda: bool(chain.prometheus.query(running)), DEADLINE, "the healthy service having worked")
+    assert chain.webhook.of("does-healthy") == set()
+    assert chain.prometheus.query('ALERTS{job="does-healthy"}') == []
+
+
+def test_the_chain_itself_is_not_heard_of(chain: Chain, at_once: dict[str, Service]) -> None:
+    own = [alert["labels"] for alert in chain.webhook.told if not alert["labels"].get("job", "").startswith("does-")]
+    assert [labels for labels in own if labels["alertname"].startswith("Collector")] == []

@@ -1,0 +1,94 @@
+"""Every file of collector-config is accepted by the program it is for, and says nothing it should not."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from otel_asyncio.observe.problems import ProblemKind
+
+from .components import SHIPPED, Collector, output_of
+from .conftest import component
+
+COLLECTORS = ("collector.yaml", "agent.yaml", "gateway.yaml")
+ALERTS = (SHIPPED / "alerts.yaml").read_text()
+TESTS = (SHIPPED / "alerts_test.yaml").read_text()
+BY_CONTRACT = {"asyncio_eventloop_block_duration_seconds", "asyncio_timeouts_total"}
+"""Metrics that the dashboard is ready for; the README gets them with what they measure."""
+
+NAMES = re.findall(r"^ +- alert: (\w+)$", ALERTS, re.MULTILINE)
+
+
+@pytest.mark.parametrize("config", COLLECTORS)
+def test_the_collector_accepts_it(config: str, otelcol: Path) -> None:
+    output_of(otelcol, "validate", "--config", config)
+
+
+@pytest.mark.parametrize("config", COLLECTORS)
+def test_the_collector_runs_it_without_a_complaint(config: str, otelcol: Path, tmp_path: Path) -> None:
+    collector = Collector.start(
+        otelcol, config, tmp_path, OTELCOL_BACKEND="127.0.0.1:1", OTELCOL_GATEWAYS="[127.0.0.1:1]"
+    )
+    collector.stop()
+    assert [line for line in collector.complaints() if "127.0.0.1:1" not in line] == []  # where nobody listens
+
+
+def test_prometheus_accepts_its_configuration() -> None:
+    output_of(component("promtool"), "check", "config", "prometheus.yaml")
+
+
+def test_prometheus_accepts_the_rules() -> None:
+    assert "SUCCESS" in output_of(component("promtool"), "check", "rules", "alerts.yaml")
+
+
+def test_the_rules_fire_when_they_should_and_stay_quiet_otherwise() -> None:
+    assert "SUCCESS" in output_of(component("promtool"), "test", "rules", "alerts_test.yaml")
+
+
+def test_alertmanager_accepts_its_configuration() -> None:
+    assert "SUCCESS" in output_of(component("amtool"), "check-config", "alertmanager.yaml")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_alert_has_a_test_in_which_it_fires(name: str) -> None:
+    assert re.search(rf'alertname="{name}", alertstate="firing"', TESTS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_alert_has_a_summary_a_runbook_and_a_severity(name: str) -> None:
+    rule = re.split(r"^ +- (?:alert|record|name):", ALERTS.split(f"- alert: {name}\n")[1], flags=re.MULTILINE)[0]
+    assert all(re.search(rf"{word}: *\S", rule) for word in ("summary", "runbook", "severity"))
+
+
+def test_the_problems_that_alerts_name_exist() -> None:
+    named = {word for words in re.findall(r'asyncio_problem!?~?="([^"]+)"', ALERTS) for word in words.split("|")}
+    assert named <= set(ProblemKind)
+
+
+def test_gateway_and_collector_sample_and_count_alike() -> None:
+    def middle(config: str) -> str:
+        text = (SHIPPED / config).read_text()
+        return text[text.index("  filter/only_problems:") : text.index("  prometheus:")]
+
+    assert middle("gateway.yaml") == middle("collector.yaml")
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.yaml")), ids=lambda path: path.name)
+def test_nothing_listens_beyond_this_machine(path: Path) -> None:
+    assert "0.0.0.0" not in path.read_text()
+    assert "[::]" not in path.read_text()
+
+
+def test_the_dashboard_asks_for_series_that_rules_or_readme_know() -> None:
+    dashboard = json.loads((SHIPPED / "grafana-dashboard.json").read_text())
+    readme = (SHIPPED.parent / "README.md").read_text()
+    asked = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"\b((?:asyncio|otel\w*)_\w+?)(?:_bucket|_count|_sum)?(?=[{\[])", target["expr"])
+    }
+    assert [name for name in sorted(asked - BY_CONTRACT) if name not in ALERTS + readme] == []
