@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Get the backends that the chain is tested with, and print where they are: `python3 scripts/backends.py`.
 
-- `otelcol`: the OpenTelemetry Collector, built from collector-config/builder.yaml with OpenTelemetry's builder, into the
-  cache (OTEL_ASYNCIO_CACHE, else the user's). Takes Go and the Go module proxy; minutes at first, then nothing.
+- `otelcol`: the OpenTelemetry Collector, built from collector-config/builder.yaml with OpenTelemetry's builder, into
+  the cache (OTEL_ASYNCIO_CACHE, else the user's). Takes Go and its module proxy; minutes at first, then nothing.
 - `prometheus`, `promtool`, `alertmanager`, `amtool`: from PATH; root on Debian gets them from Debian's packages.
 
 Prints `name path` for what there is and `name - reason` for what cannot be had. Everything is pinned or packaged;
