@@ -27,8 +27,6 @@ if hasattr(names, "EVENTLOOP_BLOCK_DURATION"):
 def at_once(chain: Chain) -> Iterator[dict[str, Service]]:
     """A healthy service, and one for each fault, all running until the last alert has come."""
     where = {"endpoint": chain.collector.endpoint("grpc"), "protocol": "grpc"}
-    # Longer than a crowded test machine lets a healthy process wait for a processor, shorter than the planted block.
-    where["OTEL_PYTHON_ASYNCIO_BLOCK_THRESHOLD"] = "300"
     with ExitStack() as stack:
         kinds = ["healthy", *EXPECTED]
         services = {
