@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import _thread
+import atexit
 import os
 import signal
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -180,7 +182,9 @@ def _tracer_provider(
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 - only where it is set up
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
-    provider = TracerProvider(resource=resource)  # the sampler and the limits are the environment's
+    # The sampler and the limits are the environment's.
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    atexit.register(_shut_down, provider)
     for exporter, options in exporters:
         provider.add_span_processor(BatchSpanProcessor(exporter, **options))
     if kept is not None:
@@ -189,6 +193,12 @@ def _tracer_provider(
         provider.add_span_processor(Keeping(kept))
     trace.set_tracer_provider(provider)
     return provider
+
+
+def _shut_down(provider: TracerProvider) -> None:
+    """Send the last spans; an impatient Ctrl-C gives them up, and is no error of the program."""
+    with suppress(KeyboardInterrupt):
+        provider.shutdown()
 
 
 def _set_up_metrics(resource: Resource, wanted: Exports) -> None:

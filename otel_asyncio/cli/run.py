@@ -152,7 +152,7 @@ class _Report:
                 self._print()
             say(f"spans: {self._file.path}")
             say(f"again: {self._hint()}")
-        except BrokenPipeError:
+        except (BrokenPipeError, KeyboardInterrupt):
             pass
         except Exception as error:  # noqa: BLE001 - the program's end is not ours to disturb
             say(f"no report, {type(error).__name__}: {error}; the spans are in {self._file.path}")

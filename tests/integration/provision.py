@@ -23,6 +23,7 @@ DDAPM_TEST_AGENT = "ddapm-test-agent==1.69.1"
 ROTEL = "rotel==0.0.1a15"
 DATASETTE = "datasette==0.65.5"
 PEERS = {"sentry": "sentry-sdk==2.75.0", "ddtrace": "ddtrace==4.16.0"}
+APPLICATIONS = ("datasette==0.65.5", "aiosmtpd==1.4.6")
 ROTEL_PYTHONS = ("3.11", "3.13", "3.12")
 INSTALL_TIMEOUT = 600
 
@@ -78,6 +79,17 @@ def beside_environment(*requirements: str) -> Path:
         shutil.rmtree(target / "packages" / "opentelemetry", ignore_errors=True)  # the environment has its own
 
     return _made_once(name, Path("packages"), make) / "packages"
+
+
+def applications() -> Path:
+    """A folder for `PYTHONPATH` with applications from PyPI, for the interpreter that runs the tests."""
+    tag = f"{sys.implementation.cache_tag}{sys.abiflags}"
+    name = "+".join([*map(_directory_name, APPLICATIONS), tag])
+    return _made_once(name, Path("datasette"), _make_applications)
+
+
+def _make_applications(target: Path) -> None:
+    _run([sys.executable, "-m", "pip", "install", "--target", str(target), *APPLICATIONS])
 
 
 def _directory_name(requirement: str) -> str:
