@@ -22,10 +22,10 @@ from _environments import Environment, SetupError
 from _places import cache_folder, only_run, say
 from _pythons import VERSIONS, Python, find_pythons
 from _report import Report, Result
-from _stages import Stage, chain_stage, cpython_stage, lint_stages, outcome, package_stage, pytest_stage
+from _stages import Stage, chain_stage, cpython_stage, docs_stage, lint_stages, outcome, package_stage, pytest_stage
 from backends import find_all
 
-KINDS = ("lint", "package", "chain", "pytest", "cpython")
+KINDS = ("lint", "docs", "package", "chain", "pytest", "cpython")
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -73,12 +73,14 @@ def prepare(report: Report, row: str, environment: Environment, name: str) -> bo
 def run_checks(report: Report, python: Python, kinds: Sequence[str]) -> None:
     """What is run once, on one interpreter."""
     row = f"CPython {python.full_version}"
-    environment = Environment(python, ["test", "lint"], tools=["build"])
+    environment = Environment(python, ["test", "lint", "docs"], tools=["build"])
     if not prepare(report, row, environment, "install lint"):
         return
     if "lint" in kinds:
         for name, stage in lint_stages(environment).items():
             run_stage(report, row, name, stage)
+    if "docs" in kinds:
+        run_stage(report, row, "docs", docs_stage(environment))
     if "package" in kinds:
         run_stage(report, row, "package", package_stage(environment))
     if "chain" in kinds:
@@ -116,11 +118,11 @@ def run_all(report: Report, options: argparse.Namespace) -> None:
         say(f"NOT RUN: CPython {version}: {reason}")
         report.not_run.append(f"CPython {version}: {reason}")
     native = [python for python in pythons if python.native]
-    if {"lint", "package", "chain"} & set(kinds):
+    if {"lint", "docs", "package", "chain"} & set(kinds):
         if native:
             run_checks(report, native[-1], kinds)
         else:
-            report.not_run.append("lint, package and chain: no interpreter outside the Debian sid")
+            report.not_run.append("lint, docs, package and chain: no interpreter outside the Debian sid")
     if {"pytest", "cpython"} & set(kinds):
         for python in pythons:
             run_tests(report, python, options, kinds)

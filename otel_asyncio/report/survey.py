@@ -22,6 +22,7 @@ GROUPS = 5_000
 """So many different findings, functions or waits are told apart at most."""
 
 _MAIN = "main"
+_GROUPS = ("ExceptionGroup", "BaseExceptionGroup")  # what they hold has left tasks of its own
 
 
 @dataclass(slots=True)
@@ -35,7 +36,9 @@ class Finding:
     total: int = 0
 
     def add(self, span: Span) -> None:
-        """One more time."""
+        """One more time. An exception that leaves one task after the other is told once, by the first."""
+        if self.word == "error" and self.count and self.worst.trace_id == span.trace_id:
+            return
         self.count += 1
         self.total += span.duration
         if span.duration > self.worst.duration:
@@ -155,7 +158,7 @@ def _words(span: Span) -> Iterator[tuple[str, Place | None]]:
     elif attributes.get(wanted.CANCEL_EXPECTED) is False:
         by = place(attributes, wanted.CANCEL_BY_FILE, wanted.CANCEL_BY_LINE, wanted.CANCEL_BY_FUNCTION)
         yield "cancelled", by
-    elif attributes.get(names.TASK_OUTCOME) == "error":
+    elif attributes.get(names.TASK_OUTCOME) == "error" and attributes.get(names.ERROR_TYPE) not in _GROUPS:
         yield "error", raised_place(span) or code_place(span)
 
 
