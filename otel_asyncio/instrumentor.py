@@ -17,6 +17,8 @@ from otel_asyncio.emit.problems import ProblemReporter, Rate
 from otel_asyncio.emit.sink import SpanSink
 from otel_asyncio.emit.tracing import Tracing
 from otel_asyncio.observe.awaits import Waits
+from otel_asyncio.observe.cancellation import has_expired
+from otel_asyncio.observe.cancelling import CancelDetail
 from otel_asyncio.observe.clock import SYSTEM_CLOCK, Clock
 from otel_asyncio.observe.counters import Counters
 from otel_asyncio.observe.install import install_on_classes, install_on_loop
@@ -56,11 +58,13 @@ def wire(
     sink = SpanSink(tracing, Policy(settings), reporter, counters)
     metrics = metrics_of(meter_provider)
     limits = Limits(wait=nanoseconds(settings.await_threshold))
+    detail = CancelDetail(settings.stack_depth, limits.wait, settings.capture_messages)
     observation = Observation(
-        sink, clock, counters, process_wide=process_wide, limits=limits, is_metered=metrics.is_read
+        sink, clock, counters, process_wide=process_wide, limits=limits, is_metered=metrics.is_read, detail=detail
     )
     if limits.wait < NEVER:
         observation.waits = Waits(sink, observation.locks, settings.max_awaits_per_span, settings.stack_depth)
+        observation.waits.is_told_otherwise = has_expired
     tracing.running = observation.running_record
     try:
         tracing.resolve()  # now, where there is a provider: to make a tracer leaves traces (a warnings filter, for one)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from otel_asyncio import Settings
 from otel_asyncio.emit import names
+from otel_asyncio.observe.cancellation import Fate, Origin, Via
 from otel_asyncio.observe.records import Kind, Outcome
+from otel_asyncio.observe.scopes import TimeoutOutcome
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 EMITTED = {value for name, value in vars(names).items() if name.isupper() and isinstance(value, str)}
@@ -16,10 +18,13 @@ EMITTED = {value for name, value in vars(names).items() if name.isupper() and is
 
 def test_every_attribute_in_the_readme_is_emitted() -> None:
     written = set(re.findall(r"`((?:asyncio|code|error)\.[a-z_.]+)`", README))
+    # the name of a span, a target, and what scopes are made with
     assert written - EMITTED == {
         "asyncio.exception_never_retrieved",
         "asyncio.sleep",
-    }  # the names of spans, and a target
+        "asyncio.timeout",
+        "asyncio.wait_for",
+    }
 
 
 def test_every_task_attribute_stands_in_the_readme() -> None:
@@ -32,5 +37,5 @@ def test_every_setting_stands_in_the_readme() -> None:
 
 
 def test_every_kind_and_outcome_that_is_emitted_stands_in_the_readme() -> None:
-    words = {*Kind, *Outcome} - {Outcome.TIMEOUT}  # waits for the timeout spans
+    words = {*Kind, *Outcome, *Origin, *Via, *Fate, *TimeoutOutcome}
     assert [word for word in words if f"`{word}`" not in README] == []

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry.trace import SpanContext
+
 from otel_asyncio.emit import names
 from otel_asyncio.observe.awaits import tally_of
 
@@ -18,6 +20,15 @@ _SECOND = 1e9
 def function_name(code: CodeInfo, qualname: str) -> str:
     """`code.function.name`: the module and the qualified name."""
     return f"{code.module}.{qualname}" if code.module else qualname
+
+
+def ids_of(record: TaskRecord | None) -> SpanContext | None:
+    """The ids of the task's span, where it has one that is or will be exported."""
+    if record is None or record.span is None:
+        return None
+    if isinstance(record.span, SpanContext):
+        return record.span
+    return record.span.get_span_context()  # type: ignore[no-any-return]
 
 
 def code_attributes(code: CodeInfo, qualname: str) -> dict[str, Any]:

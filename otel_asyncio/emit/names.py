@@ -10,6 +10,7 @@ CODE_FILE_PATH = "code.file.path"
 CODE_LINE_NUMBER = "code.line.number"
 CODE_STACKTRACE = "code.stacktrace"
 ERROR_TYPE = "error.type"
+THREAD_NAME = "thread.name"
 EXCEPTION_TYPE = "exception.type"
 EXCEPTION_MESSAGE = "exception.message"
 EXCEPTION_STACKTRACE = "exception.stacktrace"
@@ -45,6 +46,31 @@ RESOURCE_HOLDER_FILE = "asyncio.resource.holder.file"
 RESOURCE_HOLDER_LINE = "asyncio.resource.holder.line"
 RESOURCE_HELD_TIME = "asyncio.resource.holder.held_time"
 
+CANCEL_ORIGIN = "asyncio.cancel.origin"
+CANCEL_VIA = "asyncio.cancel.via"
+CANCEL_OUTCOME = "asyncio.cancel.outcome"
+CANCEL_EXPECTED = "asyncio.cancel.expected"
+CANCEL_REQUESTS = "asyncio.cancel.requests"
+CANCEL_LATENCY = "asyncio.cancel.latency"
+CANCEL_MESSAGE = "asyncio.cancel.message"
+CANCEL_BY_TASK = "asyncio.cancel.by.task"
+CANCEL_BY_FILE = "asyncio.cancel.by.file"
+CANCEL_BY_LINE = "asyncio.cancel.by.line"
+CANCEL_BY_FUNCTION = "asyncio.cancel.by.function"
+CANCEL_AT_FILE = "asyncio.cancel.at.file"
+CANCEL_AT_LINE = "asyncio.cancel.at.line"
+CANCEL_SUPPRESSED_FILE = "asyncio.cancel.suppressed.file"
+CANCEL_SUPPRESSED_LINE = "asyncio.cancel.suppressed.line"
+
+TIMEOUT_API = "asyncio.timeout.api"
+TIMEOUT_DELAY = "asyncio.timeout.delay"
+TIMEOUT_OVERRUN = "asyncio.timeout.overrun"
+TIMEOUT_OUTCOME = "asyncio.timeout.outcome"
+
+SHUTDOWN_CANCELLED = "asyncio.shutdown.cancelled"
+SHUTDOWN_SLOWEST = "asyncio.shutdown.slowest"
+SHUTDOWN_SLOWEST_TIME = "asyncio.shutdown.slowest_time"
+
 EVENTLOOP_ID = "asyncio.eventloop.id"
 EVENTLOOP_IMPLEMENTATION = "asyncio.eventloop.implementation"
 
@@ -69,6 +95,19 @@ def task_span(qualname: str) -> str:
 def await_span(target: str) -> str:
     """The name of an await's span."""
     return f"await {target}"
+
+
+def cancel_span(qualname: str) -> str:
+    """The name of a cancellation's span."""
+    return f"cancel {qualname}"
+
+
+def timeout_span(function: str) -> str:
+    """The name of the span of a scope that expired."""
+    return f"timeout {function}"
+
+
+SHUTDOWN_SPAN = "asyncio.shutdown"
 
 
 def problem_span(problem: str) -> str:

@@ -10,9 +10,8 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, Status, Sta
 from opentelemetry.trace.propagation import set_span_in_context
 
 from otel_asyncio.emit import names
-from otel_asyncio.emit.attributes import code_attributes, created_attributes
+from otel_asyncio.emit.attributes import code_attributes, created_attributes, ids_of
 from otel_asyncio.emit.stacks import frame_attributes, stacktrace
-from otel_asyncio.observe.records import TaskRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +56,7 @@ class ProblemReporter:
         """Report one problem. What the rate does not let through is counted as dropped."""
         if not self.admits(problem.kind):
             return
-        attributes, ids = _attributes(problem), _ids(problem.record)
+        attributes, ids = _attributes(problem), ids_of(problem.record)
         self.write(
             problem.kind, problem.what, _where(problem, attributes), problem.end - problem.start, attributes, ids
         )
@@ -141,12 +140,3 @@ def _where(problem: Problem, attributes: dict[str, Any]) -> str:
     if names.TASK_CREATED_FILE in attributes:
         return f"created at {attributes[names.TASK_CREATED_FILE]}:{attributes[names.TASK_CREATED_LINE]}"
     return f"defined at {attributes.get(names.CODE_FILE_PATH)}:{attributes.get(names.CODE_LINE_NUMBER)}"
-
-
-def _ids(record: TaskRecord | None) -> SpanContext | None:
-    """The ids of the task's span, where it has one that is or will be exported."""
-    if record is None or record.span is None:
-        return None
-    if isinstance(record.span, SpanContext):
-        return record.span
-    return record.span.get_span_context()  # type: ignore[no-any-return]

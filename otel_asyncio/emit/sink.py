@@ -8,9 +8,11 @@ from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, SpanContext, Tra
 
 from otel_asyncio.emit.attributes import function_name
 from otel_asyncio.emit.awaits import AwaitSpans
+from otel_asyncio.emit.cancellations import CancelSpans, ShutdownSpans
 from otel_asyncio.emit.current import SPAN_KEY, context_with, current_telemetry, is_suppressed, telemetry_context
 from otel_asyncio.emit.intervals import Intervals
 from otel_asyncio.emit.lineage import ROOT, Place, make_place
+from otel_asyncio.emit.timeouts import TimeoutSpans
 from otel_asyncio.observe.records import Outcome
 
 if TYPE_CHECKING:
@@ -23,9 +25,11 @@ if TYPE_CHECKING:
     from otel_asyncio.emit.problems import ProblemReporter
     from otel_asyncio.emit.tracing import Tracing
     from otel_asyncio.observe.awaits import Wait
+    from otel_asyncio.observe.cancellation import Cancellation
     from otel_asyncio.observe.counters import Counters
     from otel_asyncio.observe.problems import Problem
     from otel_asyncio.observe.records import TaskRecord
+    from otel_asyncio.observe.scopes import Expiry
     from otel_asyncio.policy import Policy
 
 _FAILURES = {Outcome.ERROR, Outcome.TIMEOUT}
@@ -42,6 +46,10 @@ class SpanSink:
         self._looks_at_functions = policy.looks_at_functions
         self._wants_all = policy.wants_all
         self._awaits = AwaitSpans(Intervals(tracing), counters, self.innermost, wants_all=policy.wants_all)
+        intervals = Intervals(tracing)
+        self._cancels = CancelSpans(intervals, problems, counters)
+        self._timeouts = TimeoutSpans(intervals, problems)
+        self.shut_down = ShutdownSpans(intervals).emit
         self._unsampled: object = self  # the unsampled span seen last, which is known at a glance
 
     def place(self, context: Context | None, running: TaskRecord | None) -> Place | None:
@@ -103,10 +111,16 @@ class SpanSink:
         own = record.span
         if own is None or isinstance(own, SpanContext):  # it has ended
             return None
-        current = current_telemetry().get(SPAN_KEY)
-        if current is None or current is INVALID_SPAN or current is own.place.around:
-            return None if own.yielded else own
-        return current
+        return self.open_span(record, None) or (None if own.yielded else own)
+
+    def open_span(self, record: TaskRecord, context: Context | None) -> Any:
+        """The span of the program that is open in a task, in this context of it; None: its own is the innermost."""
+        own = record.span
+        if own is None or isinstance(own, SpanContext) or own.place is None:
+            return None
+        telemetry = current_telemetry() if context is None else telemetry_context(context)
+        current = telemetry.get(SPAN_KEY)
+        return None if current is INVALID_SPAN or current is own.place.around or current is own.current else current
 
     def nest(self, record: TaskRecord) -> Any:
         """The span that a long wait of this task lies under; None where none is open, or nobody is to hear of it."""
@@ -131,6 +145,17 @@ class SpanSink:
         record.span = spans and spans.close(span, error if outcome in _FAILURES else None, wanted=wanted)
         if record.waits is not None and record.waits.kept:
             self._awaits.closed(record)
+
+    def cancelled(self, record: Any, cancellation: Cancellation) -> None:
+        """A cancellation is dealt with, or the task has run on."""
+        self._cancels.emit(record, cancellation)
+
+    def timed_out(self, expiry: Expiry) -> None:
+        """A scope that had expired was left."""
+        record, parent = expiry.record, None
+        if record.timed and expiry.context is not None:
+            parent = self.open_span(record, expiry.context)
+        self._timeouts.emit(expiry, parent)
 
     def problem(self, problem: Problem) -> None:
         """Report a problem."""

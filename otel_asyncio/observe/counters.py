@@ -23,7 +23,19 @@ class LoopName(NamedTuple):
 class Shard:
     """What one loop counted. Written only by the thread that runs the loop, read by anybody."""
 
-    __slots__ = ("__weakref__", "active", "delays", "durations", "ended", "idle", "loop", "probed", "started")
+    __slots__ = (
+        "__weakref__",
+        "active",
+        "cancellations",
+        "delays",
+        "durations",
+        "ended",
+        "idle",
+        "loop",
+        "probed",
+        "started",
+        "timeouts",
+    )
 
     def __init__(self, loop: LoopName) -> None:
         self.loop = loop
@@ -37,6 +49,10 @@ class Shard:
         """Tasks that have ended."""
         self.delays: Samples[tuple[int, TaskRecord]] = Samples()
         """Nanoseconds from ready to running, and of which task."""
+        self.cancellations: Counter[tuple[str, str, bool]] = Counter()
+        """By origin, outcome and whether it was expected."""
+        self.timeouts: Counter[str] = Counter()
+        """Scopes that expired, by outcome."""
 
 
 class Counters:
@@ -83,6 +99,22 @@ class Counters:
         return total
 
     @property
+    def cancellations(self) -> Counter[tuple[str, str, bool]]:
+        """Cancellations, by origin, outcome and whether they were expected."""
+        total: Counter[tuple[str, str, bool]] = Counter()
+        for shard in self.shards():
+            total.update(shard.cancellations.copy())
+        return total
+
+    @property
+    def timeouts(self) -> Counter[str]:
+        """Scopes that expired, by outcome."""
+        total: Counter[str] = Counter()
+        for shard in self.shards():
+            total.update(shard.timeouts.copy())
+        return total
+
+    @property
     def active(self) -> int:
         """Tasks created and not ended, as far as they are still followed."""
         return self.started - self.ended.total() - self._let_go
@@ -122,6 +154,8 @@ class Counters:
         if past is shard:
             return
         past.started += shard.started
+        past.cancellations.update(shard.cancellations)
+        past.timeouts.update(shard.timeouts)
         for outcome, count in shard.ended.items():
             past.ended[outcome] += count
         past.active += shard.active

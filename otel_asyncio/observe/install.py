@@ -6,13 +6,14 @@ import asyncio
 import importlib.util
 import sys
 import weakref
-from asyncio import base_events
+from asyncio import base_events, timeouts
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.awaits import watch_groups
 from otel_asyncio.observe.create import make_create_task
-from otel_asyncio.observe.patching import replace, unbound, undo_all
+from otel_asyncio.observe.patching import replace, replace_shared, unbound, undo_all
+from otel_asyncio.observe.scopes import make_cancel_and_wait, make_reschedule
 from otel_asyncio.observe.steps import make_call_soon, make_call_soon_threadsafe
 
 if TYPE_CHECKING:
@@ -23,10 +24,18 @@ if TYPE_CHECKING:
     from otel_asyncio.observe.observation import Observation
 
 
+def _watch_scopes() -> list[Callable[[], None]]:
+    """See the scopes of asyncio's that have a deadline."""
+    return [
+        replace_shared(timeouts.Timeout, "reschedule", make_reschedule),
+        replace_shared(asyncio.tasks, "_cancel_and_wait", make_cancel_and_wait),
+    ]
+
+
 def install_on_classes(observation: Observation) -> Callable[[], None]:
     """Observe every loop of the process, those that exist and those to come, in every thread."""
     undos = _hook_class(observation, base_events.BaseEventLoop)
-    undos += [_watch_registrations(), observation.locks.install(), watch_groups()]
+    undos += [_watch_registrations(), observation.locks.install(), watch_groups(), *_watch_scopes()]
     if "uvloop" in sys.modules:
         undos += _hook_class(observation, sys.modules["uvloop"].Loop)
     else:
@@ -133,6 +142,7 @@ def install_on_loop(observation: Observation, loop: Any) -> LoopState:
         _watch_registrations(),
         observation.locks.install(),
         watch_groups(),
+        *_watch_scopes(),
     ]
     return observation.enrol(loop)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import weakref
 from collections import deque
@@ -10,14 +11,18 @@ from typing import TYPE_CHECKING, Any
 from otel_asyncio.observe.code import called_from, creation_point, describe
 from otel_asyncio.observe.counters import LoopName
 from otel_asyncio.observe.looptime import measures_exactly, time_selector
+from otel_asyncio.observe.overrides import let_go_of_foreign, watch_foreign
 from otel_asyncio.observe.records import NOT_READY, Kind, TaskRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from contextvars import Context
 
+    from otel_asyncio.observe.cancellation import Request
     from otel_asyncio.observe.observation import Observation
     from otel_asyncio.observe.problems import Closed
     from otel_asyncio.observe.records import Site
+    from otel_asyncio.observe.shutdown import Shutdown
 
 _KIND_BY_CALLER = {
     "Runner.run": Kind.MAIN,
@@ -57,16 +62,20 @@ class LoopState:
     __slots__ = (
         "__weakref__",
         "alive",
+        "cancelling",
         "closed",
         "closed_at",
         "expected",
+        "handed",
         "id",
         "implementation",
+        "loop",
         "metered",
         "now",
         "observation",
         "running",
         "shard",
+        "shutdown",
         "step",
         "stop_timing",
         "submitted",
@@ -93,6 +102,12 @@ class LoopState:
         """Whether somebody reads the metrics, so that it pays to keep samples and to time the loop."""
         timed = self.metered and measures_exactly(loop)
         self.stop_timing = time_selector(loop, self.shard, self.now) if timed else nothing
+        self.loop = weakref.ref(loop)
+        self.cancelling: Request | None = None
+        """The request that is being made now: what it cancels in turn is its consequence."""
+        self.handed: dict[int, tuple[Site | None, str]] = {}
+        """Which line of which thread handed a `cancel` to this loop, by the id of the task's record."""
+        self.shutdown: Shutdown | None = None
         # Not at exit: nothing is left to be counted there.
         weakref.finalize(loop, _ids_given_back.append, self.id).atexit = False
         weakref.finalize(loop, observation.counters.retired.append, self.shard).atexit = False
@@ -104,6 +119,22 @@ class LoopState:
         except Exception as error:  # noqa: BLE001 - the border of the package
             self.observation.switch_off_creation(error)
             return None
+
+    def forget(self) -> None:
+        """Follow nothing of this loop any more."""
+        self.stop_timing()
+        for record in tuple(self.alive):
+            let_go_of_foreign(record.task and record.task())
+            record.abandon()
+
+    def runs_elsewhere(self) -> bool:
+        """Whether the loop runs, and not in this thread."""
+        loop = self.loop()
+        return loop is not None and asyncio._get_running_loop() is not loop and loop.is_running()
+
+    def signal_handlers(self) -> Iterable[Any]:
+        """The handles of `add_signal_handler`; asyncio's own loops only."""
+        return tuple(getattr(self.loop(), "_signal_handlers", {}).values())
 
     def admit(self, place: Any, coro: Any, context: Context | None, *, eager: bool) -> tuple[Any, Context | None]:
         """The record for a task about to be made of `coro` at this place, and the context to make it in."""
@@ -135,7 +166,7 @@ class LoopState:
         if caller is None and self.implementation == "uvloop":
             # Its run_until_complete is compiled and leaves no frame; what it calls is ensure_future.
             caller = called_from(3, frozenset({"_ensure_future", "ensure_future"}))
-            return Kind.MAIN if caller is not None and self.observation.is_idle() else Kind.TASK
+            return Kind.MAIN if caller is not None and asyncio._get_running_loop() is None else Kind.TASK
         return _KIND_BY_CALLER.get(caller or "", Kind.TASK)
 
     def admit_unknown(self, task: Any, context: Context | None, *, born: bool) -> Any:
@@ -171,6 +202,7 @@ class LoopState:
         task._otel_asyncio = record
         if record.timed:
             record.begin(task)
+        watch_foreign(task)
         self.shard.started += 1
 
 

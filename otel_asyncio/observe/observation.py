@@ -8,16 +8,20 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from otel_asyncio.observe import shutdown
+from otel_asyncio.observe.cancelling import CancelDetail, Cancellations
 from otel_asyncio.observe.code import creation_site
 from otel_asyncio.observe.loops import LoopState, nothing
 from otel_asyncio.observe.looptime import probe
 from otel_asyncio.observe.misuse import Misuses
 from otel_asyncio.observe.observer import Guard
+from otel_asyncio.observe.outcomes import outcome_of
 from otel_asyncio.observe.problems import Closed, Problem, ProblemKind, from_handler
 from otel_asyncio.observe.records import NO_LIMITS, Limits, Outcome, TaskRecord, Unrecorded
 from otel_asyncio.observe.resources import Locks
 from otel_asyncio.observe.steps import make_step, make_unrecorded_step, takes_handles_directly
 from otel_asyncio.observe.tasks import PlainClasses
+from otel_asyncio.observe.timeouts import Timeouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,7 +34,6 @@ if TYPE_CHECKING:
 
 # Where asyncio keeps the tasks whose first step runs inside their constructor; in C, and out of sight, since 3.14.
 _EAGER_TASKS: Any = getattr(asyncio.tasks, "_eager_tasks", frozenset())
-_EXITS = (SystemExit, KeyboardInterrupt, GeneratorExit)
 _SUCCESS, _CANCELLATION = Outcome.SUCCESS, Outcome.CANCELLATION  # a look-up less for every task
 
 
@@ -50,6 +53,7 @@ class Observation:
         process_wide: bool,
         limits: Limits = NO_LIMITS,
         is_metered: Callable[[], bool] = bool,
+        detail: CancelDetail = CancelDetail(),  # noqa: B008 - immutable
     ) -> None:
         self.sink = sink
         self.limits = limits
@@ -66,9 +70,12 @@ class Observation:
         self.waits: Waits | None = None
         """Set where long waits are looked at, as `limits.wait` says."""
         self.locks = Locks(clock.monotonic_ns)
+        self.timeouts = Timeouts(self, detail.depth)
+        self.cancellations = Cancellations(self, detail)
         self.step: Any = make_step(self)
-        self.unrecorded = Unrecorded(make_unrecorded_step(self))
+        self.unrecorded = Unrecorded(make_unrecorded_step(self), self.cancellations)
         self.plain_classes = PlainClasses(self.unrecorded)
+        self.cancellations.make_steps()
 
     def switch_off_creation(self, error: BaseException) -> None:
         """From now on no task is recorded."""
@@ -100,19 +107,13 @@ class Observation:
 
     def forget_loops(self) -> None:
         """Take the states off the loops again. What still runs there is no longer followed, nor kept."""
+        self.cancellations.active = False
         for loop in tuple(self.loops):
             state: LoopState | None = getattr(loop, "_otel_asyncio", None)
             if state is not None and state.observation is self:
-                state.stop_timing()
-                for record in tuple(state.alive):
-                    record.abandon()
+                state.forget()
                 del loop._otel_asyncio
         self.loops.clear()
-
-    @staticmethod
-    def is_idle() -> bool:
-        """Whether no loop runs in this thread."""
-        return asyncio._get_running_loop() is None
 
     def running_record(self) -> TaskRecord | None:
         """The record of the task whose step runs in this thread now."""
@@ -181,19 +182,23 @@ class Observation:
     def held(self, record: TaskRecord, task: Any, started: int, ended: int) -> None:
         """A step that held the loop for long is over."""
 
-    def finish(self, record: TaskRecord, task: Any) -> None:
-        """A recorded task's last step is over."""
+    def finish(self, record: TaskRecord, task: Any, future: Any = None) -> None:
+        """A recorded task's last step is over, which was woken with `future`."""
         try:
             record.name = task.get_name()
             # Not exception(): that would mark the exception as retrieved.
             error = None if (cancelled := task.cancelled()) else task._exception
-            outcome = _CANCELLATION if cancelled else _SUCCESS if error is None else _outcome(error)
+            outcome = _CANCELLATION if cancelled else _SUCCESS if error is None else outcome_of(error)
             record.end(outcome, record.suspended)
             record.loop.shard.ended[outcome] += 1
+            if self.timeouts.pending:
+                self.timeouts.ended(record, error)
             if not self.ending.failed:
                 self.sink.closed(record, error)
             if record.loop.metered:
                 record.loop.shard.durations.offer(record)
+            if cancelled or record.cancellation is not None:
+                self.cancellations.ended(record, task, future)
             if type(error) is RuntimeError:
                 self.misuses.look_at(error, task, record)
             if self.outbox:
@@ -201,14 +206,17 @@ class Observation:
         except Exception as failure:  # noqa: BLE001 - the border of the package
             self.ending.fail(failure)
 
-    def finish_unrecorded(self, task: Any) -> None:
+    def finish_unrecorded(self, task: Any, future: Any = None) -> None:
         """The last step of a task without a record is over."""
-        if task.cancelled():
-            outcome = _CANCELLATION
-        else:  # not exception(): that would mark the exception as retrieved
-            outcome = _SUCCESS if (error := task._exception) is None else _outcome(error)
-            if type(error) is RuntimeError:
-                self.misuses.look_at(error, task, None)
+        error = None if (cancelled := task.cancelled()) else task._exception  # not exception(): it is not retrieved
+        outcome = _CANCELLATION if cancelled else _SUCCESS if error is None else outcome_of(error)
+        record = task._otel_asyncio
+        if type(error) is RuntimeError:
+            self.misuses.look_at(error, task, None)
+        if cancelled or record.cancellation is not None:
+            self.cancellations.ended(record, task, future)
+        if self.timeouts.pending:
+            self.timeouts.ended(record, error)
         task.get_loop()._otel_asyncio.shard.ended[outcome] += 1
         if self.outbox:
             self.drain()
@@ -225,7 +233,9 @@ class Observation:
             state.closed_at = Closed(creation_site(2), now)
             for record in tuple(state.alive):
                 self._end_unfinished(record, Outcome.PENDING, now)
-            left = sum(1 for task in asyncio.all_tasks(loop) if _record_of(task) is state.unrecorded)
+            records = [_record_of(task) for task in asyncio.all_tasks(loop)]
+            left = sum(1 for record in records if record is not None and not record.timed)
+            shutdown.end(state, now)
             state.shard.ended[Outcome.PENDING] += left
             self.drain()
         except Exception as failure:  # noqa: BLE001 - the border of the package
@@ -239,6 +249,7 @@ class Observation:
         record.loop.shard.ended[outcome] += 1
         if not self.ending.failed:
             self.sink.closed(record, None)
+        self.cancellations.unfinished(record, now)
 
     def handler_called(self, context: Mapping[str, Any]) -> None:
         """Python reports something to a loop's exception handler, from a finalizer perhaps: note it, say nothing."""
@@ -287,7 +298,3 @@ def _nowhere(context: Context | None, running: TaskRecord | None) -> None:
 
 def _record_of(task: Any) -> Any:
     return getattr(task, "_otel_asyncio", None)
-
-
-def _outcome(error: BaseException) -> Outcome:
-    return Outcome.EXIT if isinstance(error, _EXITS) else Outcome.ERROR

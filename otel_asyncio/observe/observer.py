@@ -6,11 +6,16 @@ import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextvars import Context
 
     from otel_asyncio.observe.awaits import Wait
+    from otel_asyncio.observe.cancellation import Cancellation
+    from otel_asyncio.observe.loops import LoopState
     from otel_asyncio.observe.problems import Problem
     from otel_asyncio.observe.records import TaskRecord
+    from otel_asyncio.observe.scopes import Expiry
+    from otel_asyncio.observe.shutdown import Shutdown
 
 logger = logging.getLogger("otel_asyncio")
 
@@ -49,6 +54,25 @@ class Sink(Protocol):
         """The task has ended."""
         ...
 
+    def open_span(self, record: TaskRecord, context: Context | None) -> Any:
+        """The span of the program that is open in a task; None where the task's own is the innermost.
+
+        `context` is the task's; None where that is the current one.
+        """
+        ...
+
+    def cancelled(self, record: Any, cancellation: Cancellation) -> None:
+        """A cancellation is dealt with, or the task has run on. Without a span for tasks that are only counted."""
+        ...
+
+    def timed_out(self, expiry: Expiry) -> None:
+        """A scope that had expired was left."""
+        ...
+
+    def shut_down(self, loop: LoopState, shutdown: Shutdown, now: int) -> None:
+        """What a loop's end had cancelled is done."""
+        ...
+
     def problem(self, problem: Problem) -> None:
         """Something happened that a person should look at."""
         ...
@@ -60,6 +84,14 @@ class Guard:
     def __init__(self, name: str) -> None:
         self.name = name
         self.failed = False
+
+    def run(self, observer: Callable[..., None], *facts: Any) -> None:
+        """Tell an observer of something, if it has not failed before."""
+        if not self.failed:
+            try:
+                observer(*facts)
+            except Exception as error:  # noqa: BLE001 - the border of the package
+                self.fail(error)
 
     def fail(self, error: BaseException) -> None:
         """Log the first failure and switch this observer off."""

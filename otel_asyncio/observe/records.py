@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import asyncio
 
     from otel_asyncio.observe.awaits import Tally
+    from otel_asyncio.observe.cancellation import Cancellation
+    from otel_asyncio.observe.cancelling import Cancellations
     from otel_asyncio.observe.code import CodeInfo
     from otel_asyncio.observe.loops import LoopState
 
@@ -115,8 +117,10 @@ class TaskRecord:
         "__weakref__",
         "_made_at",
         "busy",
+        "cancellation",
         "code",
         "created",
+        "creator",
         "ended",
         "first_step",
         "id",
@@ -166,6 +170,7 @@ class TaskRecord:
         self.span: Any = None
         self.task: weakref.ref[asyncio.Task[Any]] | None = None
         self.problem: str | None = None
+        self.cancellation: Cancellation | None = None
         self.name: str | None = None
         self.waits = None  # type: ignore[assignment]  # set before anybody adds to it
         self.id = _next_id()
@@ -178,7 +183,20 @@ class TaskRecord:
     def begin(self, task: asyncio.Task[Any]) -> None:
         """Take the place among the loop's live records; from now on the task's death is noticed, however it dies."""
         self.task = weakref.ref(task, self.lost)
+        running = self.loop.running
+        self.creator = 0 if running is None else running.id
         self.loop.alive.add(self)
+
+    @property
+    def cancellations(self) -> Cancellations:
+        """Who is told when the task is to be cancelled."""
+        return self.loop.observation.cancellations
+
+    @property
+    def current_name(self) -> str | None:
+        """The task's name, or the last it had."""
+        task = self.task() if self.task is not None else None
+        return self.name if task is None else task.get_name()
 
     def in_first_step(self) -> None:
         """The task is taken in while its first step runs, of which the start was announced to nobody."""
@@ -196,8 +214,8 @@ class TaskRecord:
         self.loop.observation.outbox.append(self)
 
     def abandon(self) -> None:
-        """The task could not be made after all."""
-        self.task = None
+        """The task could not be made after all, or is no longer observed."""
+        self.task = self.cancellation = None
         self.loop.alive.discard(self)
 
     def end(self, outcome: Outcome, now: int) -> None:
@@ -226,8 +244,25 @@ class Unrecorded:
     """Stands in for the record of every task that gets no span: counted, not timed."""
 
     timed = False
+    cancellation = None
 
-    __slots__ = ("step",)
+    __slots__ = ("cancellations", "step")
 
-    def __init__(self, step: Callable[..., None]) -> None:
+    def __init__(self, step: Callable[..., None], cancellations: Cancellations) -> None:
         self.step: Any = step
+        self.cancellations = cancellations
+
+
+class Counted:
+    """Stands in for the record of one task that gets no span, while it is being cancelled."""
+
+    timed = False
+    steps = 0
+
+    __slots__ = ("__weakref__", "cancellation", "cancellations", "step", "suspended")
+
+    def __init__(self, step: Callable[..., None], cancellations: Cancellations, now: int) -> None:
+        self.step: Any = step
+        self.cancellations = cancellations
+        self.suspended = now
+        self.cancellation: Cancellation | None = None

@@ -166,6 +166,8 @@ def make_call_soon_threadsafe(observation: Observation, original: Callable[..., 
     def call_soon_threadsafe(self: Any, callback: Any, *args: Any, context: Any = None) -> Any:
         if getattr(callback, "__qualname__", None) == _SUBMISSION:
             observation.submitted(self, callback)
+        elif getattr(callback, "__name__", None) == "cancel":
+            observation.cancellations.handed_over(self, callback)
         handle = original(self, callback, *args, context=context)
         if self.get_debug():
             drop_own_frames(handle)
@@ -226,7 +228,7 @@ def make_step(observation: Observation) -> Callable[..., None]:  # noqa: C901 - 
             if took >= longest_step:
                 held(record, task, started, ended)
             if task.done():
-                finish(record, task)
+                finish(record, task, future)
             # The frame of a coroutine that raised leads back here: whatever leads from here to the task would close
             # a cycle with the exception (as in CPython's Handle._run).
             task = callback = future = record = outer = None
@@ -250,7 +252,7 @@ def make_unrecorded_step(observation: Observation) -> Callable[..., None]:
             raise
         finally:
             if task.done():
-                finish(task)
+                finish(task, future)
             task = callback = future = None
 
     return step

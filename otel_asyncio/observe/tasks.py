@@ -8,6 +8,7 @@ from asyncio import base_events
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.code import PACKAGE
+from otel_asyncio.observe.overrides import overrides
 from otel_asyncio.observe.records import EXITS
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def _subclass(base: type[asyncio.Task[Any]], body: dict[str, Any]) -> type[async
                 base.set_name(self, value)
 
         body["set_name"] = set_name
+    body |= overrides(base)
     metaclass: Any = type(base)
     cls: type[asyncio.Task[Any]] = metaclass(
         base.__name__, (base,), body | {"__module__": base.__module__, "__doc__": base.__doc__}

@@ -127,7 +127,7 @@ async def main():
 run(main())
 show()
 """
-    expected = "['task early', 'task late', 'task late', 'task late', 'task main']"
+    expected = "['cancel early', 'task early', 'task late', 'task late', 'task late', 'task main']"
     assert output_of(program, loop_kind, **environ) == expected
 
 

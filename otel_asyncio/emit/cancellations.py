@@ -1,0 +1,150 @@
+"""Spans of cancellations: who asked, why, where it hit, and what became of it; a storm of them in a few."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from otel_asyncio.emit import names
+from otel_asyncio.emit.attributes import code_attributes, ids_of
+from otel_asyncio.emit.intervals import link_to
+from otel_asyncio.emit.stacks import stacktrace
+from otel_asyncio.observe.cancellation import Fate
+from otel_asyncio.observe.problems import ProblemKind
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Link
+
+    from otel_asyncio.emit.intervals import Intervals
+    from otel_asyncio.emit.problems import ProblemReporter
+    from otel_asyncio.observe.cancellation import Cancellation, Request
+    from otel_asyncio.observe.counters import Counters
+    from otel_asyncio.observe.loops import LoopState
+    from otel_asyncio.observe.shutdown import Shutdown
+
+_SECOND = 1e9
+
+
+class CancelSpans:
+    """Makes the spans of cancellations."""
+
+    def __init__(self, intervals: Intervals, problems: ProblemReporter, counters: Counters) -> None:
+        self._intervals = intervals
+        self._problems = problems
+        self._counters = counters
+
+    def emit(self, record: Any, cancellation: Cancellation) -> None:
+        """The span of one cancellation, and the problem where it was suppressed."""
+        suppressed = cancellation.fate is Fate.SUPPRESSED
+        admitted = suppressed and self._problems.admits(ProblemKind.CANCEL_SUPPRESSED)
+        if suppressed and not admitted:
+            return
+        if not record.timed:
+            if admitted:
+                self._write(
+                    cancellation, {names.PROBLEM: str(ProblemKind.CANCEL_SUPPRESSED)} | _who(cancellation), None
+                )
+            return
+        parent = cancellation.parent or record.span
+        if parent is None and not suppressed:
+            return  # nobody wants to hear of the task
+        attributes = cancel_attributes(record, cancellation)
+        ids = self._intervals.emit(
+            names.cancel_span(record.qualname),
+            parent,
+            record.wall_at(cancellation.requested),
+            record.wall_at(cancellation.settled),
+            attributes,
+            _links(record, cancellation),
+            "the task ran on" if suppressed else None,
+        )
+        if admitted:
+            self._write(cancellation, attributes, ids)
+
+    def _write(self, cancellation: Cancellation, attributes: dict[str, Any], ids: Any) -> None:
+        file, line = names.CANCEL_SUPPRESSED_FILE, names.CANCEL_SUPPRESSED_LINE
+        if file in attributes:
+            where = f"swallowed at {attributes[file]}:{attributes[line]}"
+        elif names.CANCEL_AT_FILE in attributes:
+            where = f"hit at {attributes[names.CANCEL_AT_FILE]}:{attributes[names.CANCEL_AT_LINE]}"
+        else:
+            where = f"cancelled at {attributes.get(names.CANCEL_BY_FILE)}:{attributes.get(names.CANCEL_BY_LINE)}"
+        took = cancellation.settled - cancellation.requested
+        what = "a task was cancelled and ran on"
+        self._problems.write(ProblemKind.CANCEL_SUPPRESSED, what, where, took, attributes, ids)
+
+
+class ShutdownSpans:
+    """Makes the span of a loop's end that cancelled something."""
+
+    def __init__(self, intervals: Intervals) -> None:
+        self._intervals = intervals
+
+    def emit(self, loop: LoopState, shutdown: Shutdown, now: int) -> None:
+        """`asyncio.shutdown`, a root: whatever ran before is over."""
+        attributes: dict[str, Any] = {
+            names.SHUTDOWN_CANCELLED: shutdown.cancelled,
+            names.EVENTLOOP_ID: loop.id,
+            names.EVENTLOOP_IMPLEMENTATION: loop.implementation,
+        }
+        if shutdown.slowest is not None:
+            attributes[names.SHUTDOWN_SLOWEST] = shutdown.slowest.qualname
+            attributes[names.SHUTDOWN_SLOWEST_TIME] = shutdown.slowest_time / _SECOND
+        end = shutdown.wall + now - shutdown.started
+        self._intervals.emit(names.SHUTDOWN_SPAN, None, shutdown.wall, end, attributes)
+
+
+def cancel_attributes(record: Any, cancellation: Cancellation) -> dict[str, Any]:
+    """Everything about a cancellation of a recorded task."""
+    attributes = _who(cancellation)
+    attributes |= code_attributes(record.code, record.qualname)
+    attributes |= {
+        names.CANCEL_OUTCOME: str(cancellation.fate),
+        names.CANCEL_EXPECTED: cancellation.expected,
+        names.CANCEL_REQUESTS: cancellation.count,
+        names.CANCEL_LATENCY: (cancellation.settled - cancellation.requested) / _SECOND,
+        names.TASK_ID: record.id,
+    }
+    hit = cancellation.hit
+    if hit is not None:
+        attributes[names.AWAIT_TARGET] = hit.target
+        if hit.blame is not None:
+            attributes[names.CANCEL_AT_FILE], attributes[names.CANCEL_AT_LINE] = hit.blame.code.file, hit.blame.line
+    if cancellation.message is not None:
+        attributes[names.CANCEL_MESSAGE] = cancellation.message
+    return attributes
+
+
+def _who(cancellation: Cancellation) -> dict[str, Any]:
+    request = cancellation.first
+    root = request.root
+    attributes: dict[str, Any] = {names.CANCEL_ORIGIN: str(root.origin)}
+    if request.via is not None:
+        attributes[names.CANCEL_VIA] = str(request.via)
+    if root.by is not None:
+        attributes[names.CANCEL_BY_TASK] = root.by.current_name
+    if root.site is not None:
+        attributes[names.CANCEL_BY_FILE] = root.site.code.co_filename
+        attributes[names.CANCEL_BY_LINE] = root.site.line
+        attributes[names.CANCEL_BY_FUNCTION] = root.site.code.co_qualname
+    if root.thread is not None:
+        attributes[names.THREAD_NAME] = root.thread
+    if root.stack:
+        attributes[names.CODE_STACKTRACE] = stacktrace(root.stack)
+    if cancellation.fate is Fate.SUPPRESSED:
+        attributes[names.PROBLEM] = str(ProblemKind.CANCEL_SUPPRESSED)
+        if cancellation.handler is not None:
+            attributes[names.CANCEL_SUPPRESSED_FILE] = cancellation.handler.code.co_filename
+            attributes[names.CANCEL_SUPPRESSED_LINE] = cancellation.handler.line
+    return attributes
+
+
+def _links(victim: Any, cancellation: Cancellation) -> list[Link]:
+    request: Request = cancellation.first
+    links = []
+    for record, kind in ((request.root.by, names.LINK_CANCELLER), (request.root.failure, names.LINK_SIBLING_FAILURE)):
+        ids = ids_of(record) if record is not victim else None
+        if ids is not None:
+            links.append(link_to(ids, kind))
+    if not links and request.by not in (None, victim) and (ids := ids_of(request.by)) is not None:
+        links.append(link_to(ids, names.LINK_AWAITED if request.via == "awaited" else names.LINK_CANCELLER))
+    return links

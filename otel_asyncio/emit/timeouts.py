@@ -1,0 +1,86 @@
+"""Spans of scopes that expired: which one, what it waited on at that moment, and what its owner made of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from otel_asyncio.emit import names
+from otel_asyncio.emit.stacks import stacktrace
+from otel_asyncio.observe.code import info_of
+from otel_asyncio.observe.problems import ProblemKind
+from otel_asyncio.observe.scopes import TimeoutOutcome
+
+if TYPE_CHECKING:
+    from otel_asyncio.emit.intervals import Intervals
+    from otel_asyncio.emit.problems import ProblemReporter
+    from otel_asyncio.observe.scopes import Expiry
+
+_SECOND = 1e9
+_PROBLEMS = {
+    TimeoutOutcome.RAISED: (ProblemKind.TIMEOUT, "a deadline passed"),
+    TimeoutOutcome.ABSORBED: (ProblemKind.CANCEL_SUPPRESSED, "a scope expired, and its cancellation never came back"),
+}
+
+
+class TimeoutSpans:
+    """Makes the spans of scopes that expired."""
+
+    def __init__(self, intervals: Intervals, problems: ProblemReporter) -> None:
+        self._intervals = intervals
+        self._problems = problems
+
+    def emit(self, expiry: Expiry, parent: Any) -> None:
+        """The span of one scope, and the problem where it is one. `parent`: the program's span open on entering."""
+        kind, what = _PROBLEMS.get(expiry.outcome, (None, ""))  # type: ignore[arg-type]
+        admitted = kind is not None and self._problems.admits(kind)
+        record = expiry.record
+        if (kind is not None and not admitted) or not (record.timed or admitted):
+            return
+        attributes = timeout_attributes(expiry, kind)
+        ids = None
+        if record.timed:
+            site = expiry.site
+            ids = self._intervals.emit(
+                names.timeout_span(site.code.co_qualname if site is not None else record.qualname),
+                parent or record.span,
+                record.wall_at(expiry.entered),
+                record.wall_at(expiry.left),
+                attributes,
+                error=what if kind is not None else None,
+            )
+        if admitted and kind is not None:
+            self._problems.write(kind, what, _where(expiry), expiry.left - expiry.entered, attributes, ids)
+
+
+def timeout_attributes(expiry: Expiry, kind: ProblemKind | None) -> dict[str, Any]:
+    """Everything about a scope that expired."""
+    attributes: dict[str, Any] = {
+        names.TIMEOUT_API: str(expiry.api),
+        names.TIMEOUT_DELAY: expiry.delay,
+        names.TIMEOUT_OVERRUN: (expiry.left - expiry.expired) / _SECOND,
+        names.TIMEOUT_OUTCOME: str(expiry.outcome),
+    }
+    if expiry.site is not None:
+        code = expiry.site.code
+        module = info_of(code).module
+        attributes[names.CODE_FUNCTION_NAME] = f"{module}.{code.co_qualname}" if module else code.co_qualname
+        attributes[names.CODE_FILE_PATH], attributes[names.CODE_LINE_NUMBER] = code.co_filename, expiry.site.line
+    if expiry.stack is not None:
+        attributes[names.AWAIT_TARGET] = expiry.stack.target
+        attributes[names.CODE_STACKTRACE] = stacktrace(expiry.stack.frames, expiry.stack.omitted)
+    if expiry.outcome is TimeoutOutcome.RAISED:
+        attributes[names.ERROR_TYPE] = "TimeoutError"
+    if expiry.handler is not None:
+        attributes[names.CANCEL_SUPPRESSED_FILE] = expiry.handler.code.co_filename
+        attributes[names.CANCEL_SUPPRESSED_LINE] = expiry.handler.line
+    if kind is not None:
+        attributes[names.PROBLEM] = str(kind)
+    return attributes
+
+
+def _where(expiry: Expiry) -> str:
+    if expiry.handler is not None:
+        return f"swallowed at {expiry.handler.code.co_filename}:{expiry.handler.line}"
+    if expiry.site is not None:
+        return f"{expiry.site.code.co_filename}:{expiry.site.line}"
+    return "owner unknown"

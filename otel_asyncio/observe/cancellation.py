@@ -1,0 +1,203 @@
+"""The facts of a cancellation: who asked for it, where it hit, and what became of it."""
+
+from __future__ import annotations
+
+from enum import Enum, StrEnum, auto
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from otel_asyncio.observe.chain import Chain, Frame
+    from otel_asyncio.observe.loops import LoopState
+    from otel_asyncio.observe.records import Site, TaskRecord
+    from otel_asyncio.observe.scopes import Expiry
+
+
+class Origin(StrEnum):
+    """What caused a cancellation (`asyncio.cancel.origin`)."""
+
+    __hash__ = str.__hash__
+
+    EXPLICIT = "explicit"
+    TIMEOUT = "timeout"
+    TASK_GROUP = "task_group"
+    CANCEL_SCOPE = "cancel_scope"
+    THREAD = "thread"
+    SIGNAL = "signal"
+    SHUTDOWN = "shutdown"
+    SELF = "self"
+    UNKNOWN = "unknown"
+
+
+class Via(StrEnum):
+    """Through what a cancellation came that nobody asked of this task directly (`asyncio.cancel.via`)."""
+
+    __hash__ = str.__hash__
+
+    AWAITER = "awaiter"
+    GATHER = "gather"
+    TASK_GROUP = "task_group"
+    AWAITED = "awaited"
+
+
+class Fate(StrEnum):
+    """What became of a cancellation (`asyncio.cancel.outcome`)."""
+
+    __hash__ = str.__hash__
+
+    DELIVERED = "delivered"
+    CONVERTED = "converted"
+    HANDLED = "handled"
+    SUPPRESSED = "suppressed"
+    UNFINISHED = "unfinished"
+
+
+class Stage(Enum):
+    """How far a cancellation has come."""
+
+    REQUESTED = auto()
+    RAISED = auto()
+    """The CancelledError has been thrown into the coroutine."""
+
+    SETTLED = auto()
+
+
+_NEXT = {
+    Stage.REQUESTED: {Stage.RAISED, Stage.SETTLED},
+    Stage.RAISED: {Stage.SETTLED},
+    Stage.SETTLED: set[Stage](),
+}
+
+
+class Request:
+    """One request: who made it, and the first request in time that led to it.
+
+    Several `cancel()` of one scope (anyio asks again every turn of the loop) are one request.
+    """
+
+    __slots__ = (
+        "_cause",
+        "by",
+        "expected",
+        "expiry",
+        "failure",
+        "origin",
+        "outer",
+        "own",
+        "owner",
+        "scope",
+        "site",
+        "stack",
+        "state",
+        "task_id",
+        "thread",
+        "via",
+    )
+
+    def __init__(self, owner: Any, task_id: int) -> None:
+        self.owner = owner
+        """The record of the task that is to be cancelled."""
+        self.task_id = task_id
+        """The identity of that task."""
+        self.origin = Origin.EXPLICIT
+        self.via: Via | None = None
+        self.site: Site | None = None
+        """The line that asked for it."""
+        self.by: Any = None
+        """The record of the task that asked for it."""
+        self.thread: str | None = None
+        self.stack: tuple[Frame, ...] = ()
+        self.failure: Any = None
+        """The record of the sibling whose exception is behind it."""
+        self._cause: Request | None = None
+        self.scope = 0
+        """The identity of the scope that will take it back; 0 where there is none."""
+        self.expiry: Expiry | None = None
+        self.expected = False
+        self.own = False
+        """Whether whoever asks has made the task only to wait for it (`wait_for` before 3.12)."""
+        self.outer: Request | None = None
+        """The request in the midst of which this one was made."""
+        self.state: LoopState | None = None
+
+    def made(self) -> None:
+        """The call of `cancel()` is over."""
+        if self.state is not None:
+            self.state.cancelling, self.outer, self.state = self.outer, None, None
+
+    @property
+    def root(self) -> Request:
+        """The first request in time that led here; itself where there is none before it."""
+        return self._cause or self
+
+    def follows(self, cause: Request) -> None:
+        """This request is a consequence of another one."""
+        self._cause = cause.root
+
+
+class Cancellation:
+    """What was asked of one task, until it is dealt with."""
+
+    __slots__ = (
+        "count",
+        "expected",
+        "fate",
+        "handler",
+        "hit",
+        "message",
+        "parent",
+        "requested",
+        "requests",
+        "settled",
+        "stage",
+        "steps",
+        "waited",
+    )
+
+    def __init__(self, request: Request, now: int, steps: int) -> None:
+        self.stage = Stage.REQUESTED
+        self.fate: Fate | None = None
+        self.expected = False
+        self.requests = [request]
+        self.count = 1
+        self.requested = now
+        self.settled = 0
+        self.steps = steps
+        """How many steps the task had run when it was asked for."""
+        self.waited = 0
+        """How long the task has waited since it was last seen to deal with the CancelledError."""
+        self.hit: Chain | None = None
+        self.parent: Any = None
+        """The span of the program that was open in the task at the request; None: the task's own was the innermost."""
+        self.handler: Site | None = None
+        """The `except` that swallowed it, where that is known."""
+        self.message: str | None = None
+
+    @property
+    def first(self) -> Request:
+        """The first request that has not been taken back."""
+        return self.requests[0]
+
+    def advance(self, stage: Stage) -> None:
+        """A transition of the life cycle."""
+        assert stage in _NEXT[self.stage], (self.stage, stage)
+        self.stage = stage
+
+    def settle(self, fate: Fate, now: int) -> None:
+        """The last transition."""
+        self.advance(Stage.SETTLED)
+        self.fate = fate
+        self.settled = now
+
+    def release(self) -> None:
+        """Keep nothing that leads back to the task."""
+        self.parent = None
+        for request in self.requests:
+            owner, request.owner = request.owner, None
+            if request.by is owner:
+                request.by = None
+
+
+def has_expired(record: TaskRecord) -> bool:
+    """Whether it is a scope's deadline that ends the wait of a task: the scope's own span tells of it."""
+    cancellation = record.cancellation
+    return cancellation is not None and cancellation.first.expiry is not None

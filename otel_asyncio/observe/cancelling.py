@@ -1,0 +1,294 @@
+"""What becomes of a cancellation: from the call of `cancel()` to the step in which it is dealt with.
+
+A task that nobody cancels pays nothing for this. A request puts another step in the place of the task's own, which
+looks, before and after each run, at what the coroutine does with its CancelledError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from otel_asyncio.observe.cancellation import Cancellation, Fate, Origin, Request, Stage, Via
+from otel_asyncio.observe.chain import walk
+from otel_asyncio.observe.frames import is_handling, line_of_the_program, stack_of
+from otel_asyncio.observe.handlers import HandlerWatch
+from otel_asyncio.observe.observer import Guard
+from otel_asyncio.observe.origins import Origins, handed_on
+from otel_asyncio.observe.overrides import OUR_CALLS, make_watching_step
+from otel_asyncio.observe.records import Counted
+from otel_asyncio.observe.rules import ASYNCIO_RULES, SCOPES, keeps_the_count
+from otel_asyncio.observe.shutdown import end_one
+
+if TYPE_CHECKING:
+    from otel_asyncio.observe.loops import LoopState
+    from otel_asyncio.observe.observation import Observation
+    from otel_asyncio.observe.records import Site
+
+
+class CancelDetail(NamedTuple):
+    """How much is looked at."""
+
+    depth: int = 32
+    """At most this many frames of a stack."""
+
+    limit: int = 100_000_000
+    """After waiting so long again (ns), a task that has caught its CancelledError has suppressed it."""
+
+    messages: bool = False
+    """Whether the messages of `cancel(msg)` are kept."""
+
+
+class Cancellations:
+    """Follows every cancellation. It is called in the middle of the program, so no failure gets out of here."""
+
+    def __init__(self, observation: Observation, detail: CancelDetail) -> None:
+        self._observation = observation
+        self._now = observation.clock.monotonic_ns
+        self._depth, self._limit, self._messages = detail
+        self._guard = Guard("cancellation")
+        self._handlers = HandlerWatch()
+        self.origins = Origins(ASYNCIO_RULES)
+        self.scopes = set(SCOPES)
+        """The code that takes back what it has asked for."""
+        for code in OUR_CALLS:
+            self.origins.add_code(code, handed_on)
+        self.active = True
+
+    def make_steps(self) -> None:
+        """Make the watching steps around those of the observation, once it has them."""
+        observation = self._observation
+        self._step: Any = make_watching_step(self, observation.step)
+        self._counted_step: Any = make_watching_step(self, observation.unrecorded.step)
+
+    def requested(self, task: Any, message: Any, frame: Any) -> Request | None:
+        """`cancel()` is called; the base has not been, so that the wake-up it announces gets the watching step."""
+        if not self.active or self._guard.failed or task.done():
+            return None
+        try:
+            return self._note(task, message, frame)
+        except Exception as failure:  # noqa: BLE001 - the border of the package
+            self._guard.fail(failure)
+            return None
+        finally:
+            task = frame = None
+
+    def _note(self, task: Any, message: Any, frame: Any) -> Request | None:
+        state: LoopState | None = getattr(task.get_loop(), "_otel_asyncio", None)
+        record = task._otel_asyncio
+        if state is None or state.observation is not self._observation or keeps_the_count(frame, record, state):
+            return None
+        request = Request(record, id(task))
+        self.origins.find(frame, request, state)
+        self._add(task, record, request, frame, message)
+        expiry = request.expiry
+        if expiry is not None and expiry.record is record:
+            expiry.record = request.owner
+            if expiry.stack is None and record.timed:
+                hit = record.cancellation.hit if len(record.cancellation.requests) == 1 else None
+                expiry.stack = hit or walk(task, self._depth)
+        request.outer, request.state, state.cancelling = state.cancelling, state, request
+        return request
+
+    def _add(self, task: Any, record: Any, request: Request, frame: Any, message: Any) -> None:
+        cancellation: Cancellation | None = record.cancellation
+        if cancellation is not None:
+            if request.scope and any(request.scope == each.scope for each in cancellation.requests):
+                cancellation.count += 1  # anyio asks again, every turn of the loop
+                return
+            if not self._runs_on(cancellation, record, task):
+                cancellation.count += 1
+                cancellation.requests.append(request)
+                return
+            self._settle(record, task, cancellation, Fate.SUPPRESSED)
+        now = self._now()
+        record = request.owner = self.watch(task, record, now)
+        record.cancellation = cancellation = Cancellation(request, now, record.steps)
+        if record.timed:
+            self._describe(cancellation, task, record, request, frame)
+            if self._messages and message is not None:
+                cancellation.message = str(message)
+
+    def handed_over(self, loop: Any, callback: Any) -> None:
+        """A `cancel` is handed to a loop by `call_soon_threadsafe`: note the line, in the thread that does it."""
+        task = getattr(callback, "__self__", None)
+        state: LoopState | None = getattr(loop, "_otel_asyncio", None)
+        if state is None or not isinstance(task, asyncio.Task) or not state.runs_elsewhere() or self._guard.failed:
+            return
+        try:
+            state.handed[id(task)] = line_of_the_program(sys._getframe(2)), threading.current_thread().name
+        except Exception as failure:  # noqa: BLE001 - the border of the package
+            self._guard.fail(failure)
+
+    def watch(self, task: Any, record: Any, now: int) -> Any:
+        """From its next announcement on the task runs with the watching step. Returns its record."""
+        if record.timed:
+            record.step = self._step
+            return record
+        if not isinstance(record, Counted):
+            record = task._otel_asyncio = Counted(self._counted_step, self, now)
+        record.step = self._counted_step
+        return record
+
+    def _describe(self, cancellation: Cancellation, task: Any, record: Any, request: Request, frame: Any) -> None:
+        if request.root is request and request.origin in (Origin.EXPLICIT, Origin.THREAD):
+            request.stack = stack_of(frame, self._depth)
+        if record.step_started == 0 and record.steps:
+            cancellation.hit = walk(task, self._depth)
+        context = task.get_context() if hasattr(task, "get_context") else None
+        if context is not None:
+            cancellation.parent = self._observation.sink.open_span(record, context)
+
+    def handler(self) -> Site | None:
+        """The last handler that a CancelledError has reached in the step that runs."""
+        return self._handlers.seen()
+
+    def _runs_on(self, cancellation: Cancellation, record: Any, task: Any) -> bool:
+        """Whether the task has swallowed its CancelledError: it waits for something, and deals with it no more."""
+        if cancellation.stage is Stage.REQUESTED or (record.timed and record.step_started):
+            return False
+        return not (any(each.scope for each in cancellation.requests) or is_handling(task))
+
+    def withdrawn(self, task: Any, left: int, frame: Any) -> None:
+        """`uncancel()` was called: by the scope that had asked, or by the program itself."""
+        record = task._otel_asyncio
+        cancellation: Cancellation | None = record.cancellation
+        if cancellation is None or cancellation.stage is Stage.SETTLED or self._guard.failed or not self.active:
+            return
+        try:
+            scope = self._observation.timeouts.scope_of(frame)
+            request = next((each for each in cancellation.requests if each.scope == scope), None)
+            if request is None and not scope:
+                request = cancellation.requests[-1]
+            if request is not None:
+                self._take_back(task, record, cancellation, request)
+                if request.expiry is not None:
+                    self._observation.timeouts.left(request.expiry, task, frame, left)
+        except Exception as failure:  # noqa: BLE001 - the border of the package
+            self._guard.fail(failure)
+        finally:
+            task = frame = None
+
+    def _take_back(self, task: Any, record: Any, cancellation: Cancellation, request: Request) -> None:
+        if len(cancellation.requests) > 1:
+            cancellation.requests.remove(request)
+            self._count(record, task, request, Fate.CONVERTED, expected=False)
+        else:
+            self._settle(record, task, cancellation, Fate.CONVERTED)
+
+    def resumes(self, record: Any, task: Any) -> bool:
+        """A task that is being cancelled is about to run. Returns whether its handlers are watched meanwhile."""
+        if self._guard.failed:
+            return False
+        try:
+            now = self._now()
+            self._observation.timeouts.resumes(record, task, now)
+            cancellation: Cancellation | None = record.cancellation
+            if cancellation is None:
+                return False
+            first = cancellation.stage is Stage.REQUESTED
+            if first:
+                cancellation.advance(Stage.RAISED)
+                if record.timed and cancellation.parent is None:
+                    cancellation.parent = self._observation.sink.open_span(record, None)
+            if not first or (record.timed and record.steps > cancellation.steps):
+                self._judge(record, task, cancellation, now)
+            return record.cancellation is not None and self._handlers.arm()
+        except Exception as failure:  # noqa: BLE001 - the border of the package
+            self._guard.fail(failure)
+            return False
+
+    def _judge(self, record: Any, task: Any, cancellation: Cancellation, now: int) -> None:
+        cancellation.waited += now - record.suspended
+        if cancellation.waited < self._limit or any(each.scope for each in cancellation.requests):
+            return
+        if is_handling(task):
+            cancellation.waited = 0
+        else:
+            self._settle(record, task, cancellation, Fate.SUPPRESSED)
+
+    def suspends(self, record: Any, task: Any, looking: bool) -> None:
+        """A task that is being cancelled, or was until just now, has run."""
+        handler = self._handlers.disarm() if looking else None
+        if self._guard.failed or task.done():
+            return
+        try:
+            if not record.timed:
+                record.suspended = self._now()
+            if record.cancellation is not None and handler is not None:
+                record.cancellation.handler = handler
+            waiting = self._observation.timeouts.suspends(record)
+            if record.cancellation is None and not waiting:
+                self._let_go(record)
+        except Exception as failure:  # noqa: BLE001 - the border of the package
+            self._guard.fail(failure)
+
+    def _let_go(self, record: Any) -> None:
+        record.step = self._observation.step if record.timed else self._observation.unrecorded.step
+
+    def ended(self, record: Any, task: Any, future: Any) -> None:
+        """The last step of a task is over that was cancelled, or was to be."""
+        if self._guard.failed or not self.active:
+            return
+        try:
+            cancelled = task.cancelled()
+            cancellation: Cancellation | None = record.cancellation
+            if cancellation is None:
+                if cancelled:
+                    self._by_itself(record, task, future)
+                return
+            fate = Fate.HANDLED if not cancelled else Fate.CONVERTED if cancellation.first.own else Fate.DELIVERED
+            self._settle(record, task, cancellation, fate)
+        except Exception as failure:  # noqa: BLE001 - the border of the package
+            self._guard.fail(failure)
+
+    def _by_itself(self, record: Any, task: Any, future: Any) -> None:
+        """Nobody had asked: the CancelledError was raised in the task, or came from what it awaited."""
+        now = self._now()
+        request = Request(record, id(task))
+        request.origin = Origin.UNKNOWN if task.cancelling() else Origin.SELF
+        awaited = _cancelled_below(future)
+        below = getattr(awaited, "_otel_asyncio", None)
+        if below is not None and below.cancellation is not None:
+            request.follows(below.cancellation.first)
+            request.via = Via.AWAITED
+            request.by = below if below.timed else None
+        cancellation = Cancellation(request, now, 0)
+        self._settle(record, task, cancellation, Fate.DELIVERED)
+
+    def unfinished(self, record: Any, now: int) -> None:
+        """The task will not run again."""
+        cancellation: Cancellation | None = record.cancellation
+        if cancellation is not None:
+            self._settle(record, None, cancellation, Fate.UNFINISHED)
+
+    def _settle(self, record: Any, task: Any, cancellation: Cancellation, fate: Fate) -> None:
+        cancellation.settle(fate, self._now())
+        record.cancellation = None
+        request = cancellation.first
+        at_once = fate in (Fate.DELIVERED, Fate.HANDLED) and cancellation.waited < self._limit
+        cancellation.expected = at_once and request.expected
+        self._count(record, task, request, fate, expected=cancellation.expected)
+        if fate is not Fate.CONVERTED:
+            self._observation.ending.run(self._observation.sink.cancelled, record, cancellation)
+        if request.root.origin is Origin.SHUTDOWN:
+            end_one(self._state_of(record, task), record, self._now())
+        if fate is Fate.DELIVERED:
+            record.cancellation = cancellation  # whoever awaits the task asks where its CancelledError came from
+            cancellation.release()
+
+    def _count(self, record: Any, task: Any, request: Request, fate: Fate, *, expected: bool) -> None:
+        state = self._state_of(record, task)
+        state.shard.cancellations[request.root.origin, fate, expected] += 1
+
+    @staticmethod
+    def _state_of(record: Any, task: Any) -> LoopState:
+        return record.loop if record.timed else task.get_loop()._otel_asyncio  # type: ignore[no-any-return]
+
+
+def _cancelled_below(future: Any) -> Any:
+    """The cancelled task behind a future that a step was woken with."""
+    children = getattr(future, "_children", None) or (future,)
+    return next((each for each in children if isinstance(each, asyncio.Task) and each.cancelled()), None)

@@ -1,0 +1,156 @@
+"""From the frame that calls `cancel()` to the cause: which part of asyncio or anyio asks, and on whose behalf.
+
+A frame is known by its code object. Each rule takes what it knows from its frame and either has the answer (None) or
+says where to look on. The functions named here were read in CPython 3.11 to 3.15; one that a release does not have is
+left out of the table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from otel_asyncio.observe.cancellation import Origin, Stage, Via
+from otel_asyncio.observe.code import info_of
+from otel_asyncio.observe.frames import deals_with_cancellation
+from otel_asyncio.observe.records import Site
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import CodeType, FrameType
+
+    from otel_asyncio.observe.cancellation import Request
+    from otel_asyncio.observe.loops import LoopState
+
+    Rule = Callable[[FrameType, Request, LoopState], FrameType | None]
+
+_FARTHEST = 200
+_HANDLE_RUN = asyncio.Handle._run.__code__
+_RUNS_A_LOOP = {"run_until_complete", "run_forever"}
+
+
+class Origins:
+    """The table of rules, by the identity of the code that asks."""
+
+    def __init__(self, rules: Iterable[tuple[Any, Rule]]) -> None:
+        self._rules: dict[int, Rule] = {}
+        self._known: list[CodeType] = []  # kept, so that an identity stays its own
+        for function, rule in rules:
+            self.add(function, rule)
+
+    def add(self, function: Any, rule: Rule) -> None:
+        """A rule for a function; nothing where this release does not have it, or has it in C."""
+        code = getattr(function, "__code__", None)
+        if code is not None:
+            self.add_code(code, rule)
+
+    def add_code(self, code: CodeType, rule: Rule) -> None:
+        """A rule for the frames of this code."""
+        self._known.append(code)
+        self._rules[id(code)] = rule
+
+    def find(self, frame: FrameType | None, request: Request, state: LoopState) -> None:
+        """Fill in who asks, from the frame that calls `cancel()` outwards."""
+        inner, rules = frame, self._rules
+        for _ in range(_FARTHEST):
+            if frame is None:
+                break
+            rule = rules.get(id(frame.f_code))
+            if rule is not None:
+                frame = rule(frame, request, state)
+                if frame is None:
+                    return
+                continue
+            info = info_of(frame.f_code, frame.f_globals.get("__name__"))
+            if info.entry_point or _is_below_the_loop(frame, state):
+                _by_a_callback(frame, request, state)
+                if request.site is None and inner is not frame and inner is not None:
+                    request.site = Site(inner.f_code, inner.f_lasti)  # a library's own line: there is no other
+                return
+            if not info.internal:
+                _explicitly(frame, request, state)
+                return
+            frame = frame.f_back
+        request.by = state.running
+
+
+def follow_running(request: Request, state: LoopState) -> bool:
+    """Whether the task that runs now asks because it is being cancelled itself; then that is where it comes from."""
+    running = state.running
+    cancellation = getattr(running, "cancellation", None)
+    if cancellation is None or cancellation.stage is Stage.SETTLED or running is request.owner:
+        return False
+    if not deals_with_cancellation(sys.exception()):
+        return False
+    cause = cancellation.first
+    request.follows(cause)
+    request.expected = cause.expected and _made(running, request.owner)
+    return True
+
+
+def _made(maker: Any, record: Any) -> bool:
+    """Whether one task made the other; true where nobody kept it, of tasks that are only counted."""
+    return not record.timed or (maker is not None and maker.timed and maker.id == record.creator)
+
+
+def _explicitly(frame: FrameType, request: Request, state: LoopState) -> None:
+    request.site = Site(frame.f_code, frame.f_lasti)
+    if state.runs_elsewhere():
+        request.origin, request.thread = Origin.THREAD, threading.current_thread().name
+        return
+    request.by = state.running
+    if follow_running(request, state):
+        return
+    if state.running is None and _is_signal_handler(frame, state):
+        request.origin = Origin.SIGNAL
+    else:
+        error = sys.exception()
+        clean = error is None or not isinstance(error, Exception)
+        request.expected = clean and (_made(state.running, request.owner) or request.scope != 0)
+
+
+def _is_signal_handler(frame: FrameType | None, state: LoopState) -> bool:
+    """Whether the callback that this frame runs in was given to `add_signal_handler` (of asyncio's own loops)."""
+    for _ in range(_FARTHEST):
+        if frame is None or frame.f_code is _HANDLE_RUN:
+            break
+        frame = frame.f_back
+    if frame is None:
+        return False
+    handle = frame.f_locals.get("self")
+    return any(handle is each for each in state.signal_handlers())
+
+
+def _is_below_the_loop(frame: FrameType, state: LoopState) -> bool:
+    """Whether this is the frame that runs uvloop, whose own frames do not show."""
+    return (
+        state.running is None
+        and state.implementation == "uvloop"
+        and not _RUNS_A_LOOP.isdisjoint(frame.f_code.co_names)
+        and asyncio._get_running_loop() is not None
+    )
+
+
+def _by_a_callback(frame: FrameType, request: Request, state: LoopState) -> None:
+    """`cancel` itself is the callback, or a library's: from another thread, of a signal, of a timer."""
+    request.by = state.running
+    handed = state.handed.pop(request.task_id, None)
+    if handed is not None:
+        request.origin = Origin.THREAD
+        request.site, request.thread = handed
+    elif _is_signal_handler(frame, state):
+        request.origin = Origin.SIGNAL
+        request.expected = True
+
+
+def handed_on(frame: FrameType, request: Request, state: LoopState) -> None:
+    """Our own frame: an awaiting task was cancelled, and cancels what it waits for."""
+    request.via = request.via or Via.AWAITER
+    outer = state.cancelling
+    if outer is not None:
+        request.follows(outer)
+        request.by = outer.owner if outer.owner.timed else None
+        request.site = outer.root.site
+        request.expected = outer.expected and _made(outer.owner, request.owner)

@@ -1,0 +1,96 @@
+"""Where a cancellation is seen: `cancel` and `uncancel` of every task, and the step of one that is being cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from otel_asyncio.observe.records import EXITS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from otel_asyncio.observe.cancelling import Cancellations
+
+
+def overrides(base: type[asyncio.Task[Any]]) -> dict[str, Any]:
+    """`cancel` and `uncancel` of the observed subclass of a task class: they return what the base returns."""
+    base_cancel, base_uncancel = base.cancel, base.uncancel
+
+    def cancel(self: Any, msg: Any = None) -> bool:
+        request = self._otel_asyncio.cancellations.requested(self, msg, sys._getframe(1))
+        if request is None:
+            return base_cancel(self, msg)
+        try:
+            return base_cancel(self, msg)
+        finally:
+            request.made()
+            self = request = None
+
+    def uncancel(self: Any) -> int:
+        left = base_uncancel(self)
+        self._otel_asyncio.cancellations.withdrawn(self, left, sys._getframe(1))
+        return left
+
+    cancel.__doc__, uncancel.__doc__ = base_cancel.__doc__, base_uncancel.__doc__
+    return {"cancel": cancel, "uncancel": uncancel}
+
+
+def watch_foreign(task: Any) -> None:
+    """See the cancellations of a task that is not of our class: by attributes of the instance, which hold it weakly."""
+    cls = type(task)
+    if getattr(cls.cancel, "__code__", None) not in OUR_CALLS:
+        task.cancel, task.uncancel = _of_the_instance(cls, weakref.ref(task))
+
+
+def _of_the_instance(cls: Any, ref: Callable[[], Any]) -> tuple[Callable[..., bool], Callable[[], int]]:
+    def cancel(msg: Any = None) -> bool:
+        task = ref()
+        assert task is not None
+        request = task._otel_asyncio.cancellations.requested(task, msg, sys._getframe(1))
+        try:
+            return cls.cancel(task, msg)  # type: ignore[no-any-return]
+        finally:
+            if request is not None:
+                request.made()
+            task = request = None
+
+    def uncancel() -> int:
+        task = ref()
+        assert task is not None
+        left = cls.uncancel(task)
+        task._otel_asyncio.cancellations.withdrawn(task, left, sys._getframe(1))
+        return left  # type: ignore[no-any-return]
+
+    return cancel, uncancel
+
+
+OUR_CALLS = (overrides(asyncio.Task)["cancel"].__code__, _of_the_instance(asyncio.Task, object)[0].__code__)
+
+
+def let_go_of_foreign(task: Any) -> None:
+    """Undo `watch_foreign`."""
+    own = getattr(task, "__dict__", {})
+    for name in ("cancel", "uncancel"):
+        if getattr(own.get(name), "__module__", None) == __name__:
+            del own[name]
+
+
+def make_watching_step(cancellations: Cancellations, inner: Callable[..., None]) -> Callable[..., None]:
+    """The step of a task that is being cancelled, around the step that it has otherwise."""
+
+    def watching_step(task: Any, *arguments: Any) -> None:
+        record = task._otel_asyncio
+        looking = cancellations.resumes(record, task)
+        try:
+            inner(task, *arguments)
+        except EXITS as error:
+            error.__traceback__ = error.__traceback__.tb_next  # type: ignore[union-attr]  # this frame, taken off
+            raise
+        finally:
+            cancellations.suspends(record, task, looking)
+            task = record = arguments = None  # type: ignore[assignment]
+
+    return watching_step

@@ -1,0 +1,47 @@
+"""A loop's end that cancels what is left (`_cancel_all_tasks`, of asyncio's Runner and of uvloop)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from otel_asyncio.observe.loops import LoopState
+
+
+class Shutdown:
+    """A loop's end that cancels what is left."""
+
+    __slots__ = ("cancelled", "left", "slowest", "slowest_time", "started", "wall")
+
+    def __init__(self, now: int, wall: int) -> None:
+        self.started, self.wall = now, wall
+        self.cancelled = self.left = 0
+        self.slowest: Any = None
+        """The qualified name of the task that took longest to end."""
+        self.slowest_time = 0
+
+
+def begin_one(state: LoopState) -> None:
+    """One more task is cancelled."""
+    if state.shutdown is None:
+        state.shutdown = Shutdown(state.now(), state.wall())
+    state.shutdown.cancelled += 1
+    state.shutdown.left += 1
+
+
+def end_one(state: LoopState, record: Any, now: int) -> None:
+    """One of them is done."""
+    shutdown = state.shutdown
+    if shutdown is not None:
+        shutdown.left -= 1
+        shutdown.slowest = record if record.timed else None
+        shutdown.slowest_time = now - shutdown.started
+        if shutdown.left == 0:
+            end(state, now)
+
+
+def end(state: LoopState, now: int) -> None:
+    """All of them are done, or never will be."""
+    shutdown, state.shutdown = state.shutdown, None
+    if shutdown is not None:
+        state.observation.ending.run(state.observation.sink.shut_down, state, shutdown, now)

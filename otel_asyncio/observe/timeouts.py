@@ -1,0 +1,198 @@
+"""What becomes of scopes that expire: whether the TimeoutError left the function that owns the scope.
+
+A scope that does not expire leaves a few facts on itself when it is entered, and nothing else happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import sys
+from typing import TYPE_CHECKING, Any
+
+from otel_asyncio.observe.chain import TASKS, follow, walk
+from otel_asyncio.observe.frames import frame_object, is_open, owner_of, owns, reference_to
+from otel_asyncio.observe.leaving import LeavingWatch
+from otel_asyncio.observe.observer import Guard
+from otel_asyncio.observe.records import Site
+from otel_asyncio.observe.scopes import WAIT_FOR, Api, Entry, Expiry, TimeoutOutcome, comes_from_scope
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from otel_asyncio.observe.cancellation import Request
+    from otel_asyncio.observe.observation import Observation
+
+_SECOND = 1_000_000_000
+
+
+class Timeouts:
+    """Follows the scopes of an observation that expire."""
+
+    def __init__(self, observation: Observation, depth: int) -> None:
+        self._observation = observation
+        self._now = observation.clock.monotonic_ns
+        self._depth = depth
+        self._guard = Guard("timeout")
+        self._watch = LeavingWatch()
+        self._waiting: dict[int, Expiry] = {}
+        """Expired `wait_for`, by the identities of their frames, while they wait for what they cancelled."""
+        self.pending: dict[Any, list[Expiry]] = {}
+        """What is not decided yet, by the records of the tasks."""
+
+    def expired(self, scope: Any, request: Request) -> Expiry:
+        """A `Timeout` has expired, and is about to cancel its task."""
+        entry: Any = getattr(scope, "_otel_asyncio", None)
+        now = self._now()
+        expiry = Expiry(request.owner, Api.TIMEOUT, now)
+        if entry is not None:
+            entry = Entry(*entry)
+            loop = asyncio.get_running_loop()
+            deadline = now + round((scope._when - loop.time()) * _SECOND)
+            self._describe(expiry, entry, deadline)
+        expiry.links = tuple(reference for link in follow(scope._task) if (reference := reference_to(link)))
+        return expiry
+
+    def _describe(self, expiry: Expiry, entry: Entry, deadline: int) -> None:
+        expiry.entered, expiry.context, expiry.api = entry.now, entry.context, entry.api
+        expiry.expired = min(expiry.expired, max(deadline, entry.now))
+        expiry.delay = max(0, round((deadline - entry.now) / 1000)) / 1_000_000
+        expiry.site = Site(entry.code, entry.instruction)
+
+    def wait_for_expired(self, frame: FrameType, future: Any) -> None:
+        """A `wait_for` has expired, and is about to cancel what it waited for."""
+        task: Any = asyncio.current_task()
+        if task is None or self._guard.failed:
+            return
+        try:
+            now = self._now()
+            cancellations = self._observation.cancellations
+            record = cancellations.watch(task, task._otel_asyncio, now)
+            expiry = Expiry(record, Api.WAIT_FOR, now)
+            owner = owner_of(frame.f_back)
+            expiry.entered, expiry.delay = self._entered(frame, now)
+            expiry.expired = min(now, expiry.entered + round(expiry.delay * _SECOND))
+            expiry.scope_frame, expiry.future = id(frame), future
+            if owner is not None:
+                expiry.site = Site(owner.f_code, owner.f_lasti)
+            expiry.context = contextvars.copy_context()
+            if record.timed and isinstance(future, TASKS):
+                expiry.stack = walk(future, self._depth)
+            self._waiting[id(frame)] = expiry
+            self.pending.setdefault(record, []).append(expiry)
+        except Exception as failure:  # noqa: BLE001 - the border of the package
+            self._guard.fail(failure)
+        finally:
+            frame = owner = task = None  # type: ignore[assignment]
+
+    def _entered(self, frame: FrameType, now: int) -> tuple[int, float]:
+        """When `wait_for` set its timer, and for how many seconds."""
+        delay = float(frame.f_locals["timeout"])
+        timer = frame.f_locals.get("timeout_handle")
+        if timer is None or delay <= 0:
+            return now, 0.0
+        ago = asyncio.get_running_loop().time() - (timer.when() - delay)
+        return now - max(0, round(ago * _SECOND)), delay
+
+    def waiting(self, frame: FrameType | None) -> Expiry | None:
+        """The expired `wait_for` of this frame, which is about to cancel what it waited for."""
+        return self._waiting.pop(id(frame), None)
+
+    def made_for_waiting(self, frame: FrameType | None, record: Any) -> bool:
+        """Whether `wait_for` has made this task, of a coroutine that it was given."""
+        if frame is None or frame.f_code is not WAIT_FOR or not record.timed or sys.version_info >= (3, 12):
+            return False
+        # By the very instruction that now awaits `wait_for`: a task that the program made, it made elsewhere.
+        owner = owner_of(frame.f_back)
+        return owner is not None and record.site == (owner.f_code, owner.f_lasti)
+
+    def scope_of(self, frame: FrameType) -> int:
+        """The identity of the scope whose code calls `uncancel()`; 0 where the program does."""
+        scope = frame.f_locals.get("self") if frame.f_code in self._observation.cancellations.scopes else None
+        return id(scope) if scope is not None else 0
+
+    def left(self, expiry: Expiry, task: Any, frame: FrameType, remaining: int) -> None:
+        """The scope is left: the CancelledError has come back to it, or never reached it."""
+        expiry.left = self._now()
+        what = frame.f_locals
+        error = what.get("exc_type")
+        if error is None:
+            expiry.handler = self._observation.cancellations.handler()
+            self._decide(expiry, TimeoutOutcome.ABSORBED)
+        elif issubclass(error, asyncio.CancelledError) and remaining <= what["self"]._cancelling:
+            self._raising(expiry, task, owner_of(frame.f_back))
+        else:
+            self._decide(expiry, TimeoutOutcome.HANDLED)
+
+    def _raising(self, expiry: Expiry, task: Any, owner: FrameType | None) -> None:
+        """A TimeoutError is raised where `owner` sees it; what that does with it shows when the step is over."""
+        if owner is None:
+            self._decide(expiry, TimeoutOutcome.RAISED)
+            return
+        expiry.owner = next((link for link in expiry.links if frame_object(link()) is owner), None)
+        self._watch.arm(owner, expiry)
+        self.pending.setdefault(expiry.record, []).append(expiry)
+
+    def resumes(self, record: Any, task: Any, now: int) -> None:
+        """A task runs in which something is not decided yet."""
+        for expiry in self.pending.get(record, ()):
+            links = follow(task)
+            if expiry.scope_frame and expiry.scope is None:  # it has not run since: the frame is still the same one
+                link = next((link for link in links if id(frame_object(link)) == expiry.scope_frame), None)
+                expiry.scope = reference_to(link)
+            if is_open(expiry.scope):
+                outer = links[: links.index(expiry.scope())] if expiry.scope() in links else []
+                expiry.owner = next((reference_to(each) for each in reversed(outer) if owns(frame_object(each))), None)
+            if is_open(expiry.owner):
+                self._watch.arm(frame_object(expiry.owner()), expiry)
+
+    def suspends(self, record: Any) -> bool:
+        """The task is suspended again. Returns whether something is still not decided."""
+        waiting = self.pending.get(record)
+        for expiry in tuple(waiting or ()):
+            self._look(expiry)
+        return record in self.pending
+
+    def _look(self, expiry: Expiry) -> None:
+        if expiry.scope_frame and not expiry.left:
+            if is_open(expiry.scope):
+                return
+            expiry.left = self._now()
+            if not self._timed_out(expiry):
+                return
+        if not is_open(expiry.owner):
+            returned = expiry.returned is not False
+            self._decide(expiry, TimeoutOutcome.HANDLED if returned else TimeoutOutcome.RAISED)
+        elif not any(isinstance(held, TimeoutError) for held in gc.get_referents(expiry.owner())):
+            self._decide(expiry, TimeoutOutcome.HANDLED)
+
+    def _timed_out(self, expiry: Expiry) -> bool:
+        """Whether `wait_for` raised its TimeoutError: not if what it cancelled has ended otherwise."""
+        if expiry.future.cancelled():
+            return True
+        failed = expiry.future._exception is not None
+        self._decide(expiry, TimeoutOutcome.HANDLED if failed else TimeoutOutcome.ABSORBED)
+        return False
+
+    def ended(self, record: Any, error: BaseException | None) -> None:
+        """The task has ended."""
+        for expiry in tuple(self.pending.get(record, ())):
+            expiry.left = expiry.left or self._now()
+            if expiry.scope_frame and not self._timed_out(expiry):
+                continue
+            out = expiry.returned is False or comes_from_scope(error)
+            self._decide(expiry, TimeoutOutcome.RAISED if out else TimeoutOutcome.HANDLED)
+
+    def _decide(self, expiry: Expiry, outcome: TimeoutOutcome) -> None:
+        self._watch.disarm(expiry)
+        waiting = self.pending.get(expiry.record)
+        if waiting is not None and expiry in waiting:
+            waiting.remove(expiry)
+            if not waiting:
+                del self.pending[expiry.record]
+        expiry.outcome, expiry.future, expiry.links = outcome, None, ()
+        record = expiry.record
+        state = record.loop if record.timed else asyncio.get_running_loop()._otel_asyncio  # type: ignore[attr-defined]
+        state.shard.timeouts[outcome] += 1
+        self._observation.ending.run(self._observation.sink.timed_out, expiry)
