@@ -49,6 +49,8 @@ class Entry(NamedTuple):
     """What a scope notes when it is entered."""
 
     now: int
+    time: float
+    """Of the loop, as the deadline is: a loop may go by the time at which its iteration began."""
     context: contextvars.Context
     code: CodeType
     instruction: int
@@ -119,7 +121,7 @@ def _meet(frame: FrameType) -> bool:
 
 def make_reschedule(original: Callable[..., None]) -> Callable[..., None]:
     """`Timeout.reschedule`, which `__aenter__` calls, so that a scope knows when and where it was entered."""
-    copy_context, getframe = contextvars.copy_context, sys._getframe
+    copy_context, getframe, running_loop = contextvars.copy_context, sys._getframe, asyncio.get_running_loop
 
     def reschedule(self: Any, when: float | None) -> None:
         original(self, when)
@@ -133,7 +135,7 @@ def make_reschedule(original: Callable[..., None]) -> Callable[..., None]:
             if not _direct.get(id(code)) and not _meet(frame):
                 frame = owner_of(frame) or frame
                 code = frame.f_code
-            self._otel_asyncio = (record.loop.now(), copy_context(), code, frame.f_lasti, api)
+            self._otel_asyncio = (record.loop.now(), running_loop().time(), copy_context(), code, frame.f_lasti, api)
 
     reschedule.__doc__ = original.__doc__
     return reschedule

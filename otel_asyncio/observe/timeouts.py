@@ -44,21 +44,15 @@ class Timeouts:
     def expired(self, scope: Any, request: Request) -> Expiry:
         """A `Timeout` has expired, and is about to cancel its task."""
         entry: Any = getattr(scope, "_otel_asyncio", None)
-        now = self._now()
-        expiry = Expiry(request.owner, Api.TIMEOUT, now)
+        expiry = Expiry(request.owner, Api.TIMEOUT, self._now())
         if entry is not None:
             entry = Entry(*entry)
-            loop = asyncio.get_running_loop()
-            deadline = now + round((scope._when - loop.time()) * _SECOND)
-            self._describe(expiry, entry, deadline)
+            expiry.entered, expiry.context, expiry.api = entry.now, entry.context, entry.api
+            expiry.delay = round(max(0.0, scope._when - entry.time), 6)
+            expiry.expired = min(expiry.expired, entry.now + round(expiry.delay * _SECOND))
+            expiry.site = Site(entry.code, entry.instruction)
         expiry.links = tuple(reference for link in follow(scope._task) if (reference := reference_to(link)))
         return expiry
-
-    def _describe(self, expiry: Expiry, entry: Entry, deadline: int) -> None:
-        expiry.entered, expiry.context, expiry.api = entry.now, entry.context, entry.api
-        expiry.expired = min(expiry.expired, max(deadline, entry.now))
-        expiry.delay = max(0, round((deadline - entry.now) / 1000)) / 1_000_000
-        expiry.site = Site(entry.code, entry.instruction)
 
     def wait_for_expired(self, frame: FrameType, future: Any) -> None:
         """A `wait_for` has expired, and is about to cancel what it waited for."""
