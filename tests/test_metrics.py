@@ -222,6 +222,26 @@ def test_functions_are_a_dimension_up_to_a_limit(meters: Meters, spans: Spans, n
     assert len({point.attributes.get("code.function.name") for point in points}) == 2  # the first, and none
 
 
+@pytest.mark.parametrize("sampled", (True, False))
+def test_cancellations_are_counted_sampled_or_not(meters: Meters, new_loop: NewLoop, sampled: bool) -> None:
+    spans = Spans() if sampled else Spans(sampler=ALWAYS_OFF)
+    with metered(meters, spans), spans.tracer.start_as_current_span("request"):
+        run_on(new_loop, every_way_to_end())
+        counts = meters.values("asyncio.task.cancellations", "asyncio.cancel.origin", "asyncio.cancel.outcome")
+    assert counts == {("explicit", "delivered"): 2}
+
+
+def test_timeouts_are_counted_by_what_became_of_them(meters: Meters, spans: Spans, new_loop: NewLoop) -> None:
+    async def main() -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.001):
+                await asyncio.sleep(3600)
+
+    with metered(meters, spans):
+        run_on(new_loop, main())
+        assert meters.values("asyncio.timeouts", "asyncio.timeout.outcome") == {("handled",): 1}
+
+
 def test_every_problem_is_there_from_zero(meters: Meters, spans: Spans) -> None:
     with metered(meters, spans):
         values = meters.values("asyncio.problems", "asyncio.problem")

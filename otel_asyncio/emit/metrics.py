@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -77,6 +78,10 @@ class Metrics:
             names.TASK_ACTIVE, [self._active], "{task}", "Tasks created and not ended."
         )
         meter.create_observable_counter(
+            names.TASK_CANCELLATIONS, [self._cancellations], "{cancellation}", "Cancellations that were dealt with."
+        )
+        meter.create_observable_counter(names.TIMEOUTS, [self._timeouts], "{timeout}", "Scopes that expired.")
+        meter.create_observable_counter(
             names.PROBLEMS, [self._problems], "{problem}", "What deserves a person, by kind."
         )
         meter.create_observable_counter(
@@ -124,6 +129,17 @@ class Metrics:
 
     def _active(self, _: CallbackOptions) -> Iterator[Observation]:
         yield Observation(sum(source.counters.active for source in self._sources))
+
+    def _cancellations(self, _: CallbackOptions) -> Iterator[Observation]:
+        total = sum((source.counters.cancellations for source in self._sources), Counter())
+        for (origin, outcome, expected), count in total.items():
+            attributes: dict[str, Any] = {names.CANCEL_ORIGIN: origin, names.CANCEL_OUTCOME: outcome}
+            yield Observation(count, attributes | {names.CANCEL_EXPECTED: expected})
+
+    def _timeouts(self, _: CallbackOptions) -> Iterator[Observation]:
+        total = sum((source.counters.timeouts for source in self._sources), Counter())
+        for outcome, count in total.items():
+            yield Observation(count, {names.TIMEOUT_OUTCOME: outcome})
 
     def _problems(self, _: CallbackOptions) -> Iterator[Observation]:
         for kind in ProblemKind:

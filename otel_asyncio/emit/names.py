@@ -119,6 +119,8 @@ def problem_span(problem: str) -> str:
 TASK_STARTED = "asyncio.task.started"
 TASK_ACTIVE = "asyncio.task.active"
 TASK_DURATION = "asyncio.task.duration"
+TASK_CANCELLATIONS = "asyncio.task.cancellations"
+TIMEOUTS = "asyncio.timeouts"
 PROBLEMS = "asyncio.problems"
 EVENTLOOP_DELAY = "asyncio.eventloop.delay"
 EVENTLOOP_UTILIZATION = "asyncio.eventloop.utilization"
