@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry.trace import SpanContext
+
 from otel_asyncio.emit import names
-from otel_asyncio.emit.attributes import code_attributes, ids_of
+from otel_asyncio.emit.attributes import code_attributes
 from otel_asyncio.emit.intervals import link_to
 from otel_asyncio.emit.stacks import stacktrace
-from otel_asyncio.observe.cancellation import Fate
+from otel_asyncio.observe.cancellation import Fate, Via
 from otel_asyncio.observe.problems import ProblemKind
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class CancelSpans:
                     cancellation, {names.PROBLEM: str(ProblemKind.CANCEL_SUPPRESSED)} | _who(cancellation), None
                 )
             return
-        parent = cancellation.parent or record.span
+        parent = cancellation.parent or (None if getattr(record.span, "yielded", False) else record.span)
         if parent is None and not suppressed:
             return  # nobody wants to hear of the task
         attributes = cancel_attributes(record, cancellation)
@@ -141,10 +143,20 @@ def _who(cancellation: Cancellation) -> dict[str, Any]:
 def _links(victim: Any, cancellation: Cancellation) -> list[Link]:
     request: Request = cancellation.first
     links = []
-    for record, kind in ((request.root.by, names.LINK_CANCELLER), (request.root.failure, names.LINK_SIBLING_FAILURE)):
-        ids = ids_of(record) if record is not victim else None
-        if ids is not None:
+    root = request.root
+    for record, kind in ((root.by, names.LINK_CANCELLER), (root.failure, names.LINK_SIBLING_FAILURE)):
+        if record is not victim and (ids := _ids(record, root.open_span)) is not None:
             links.append(link_to(ids, kind))
-    if not links and request.by not in (None, victim) and (ids := ids_of(request.by)) is not None:
-        links.append(link_to(ids, names.LINK_AWAITED if request.via == "awaited" else names.LINK_CANCELLER))
+    if not links and request.by is not victim and (ids := _ids(request.by, None)) is not None:
+        links.append(link_to(ids, names.LINK_AWAITED if request.via is Via.AWAITED else names.LINK_CANCELLER))
     return links
+
+
+def _ids(record: Any, open_span: Any) -> Any:
+    """What to link to: the task's span; that of the request that has its facts; nothing where that may yet come."""
+    own = record.span if record is not None else None
+    if own is None or isinstance(own, SpanContext):
+        return own
+    if own.yielded:
+        return open_span
+    return own if own.is_certain else None

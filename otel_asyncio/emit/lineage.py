@@ -78,6 +78,11 @@ class Lineage:
         raise NotImplementedError
 
     @property
+    def is_certain(self) -> bool:
+        """Whether it can no longer leave its facts to a request."""
+        return self.identified or self.nested or self.place is None or not self.place.rooted
+
+    @property
     def identified(self) -> bool:
         """Whether somebody has asked for the ids: then the span is exported whatever the policy says."""
         raise NotImplementedError

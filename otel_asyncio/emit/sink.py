@@ -48,7 +48,7 @@ class SpanSink:
         self._awaits = AwaitSpans(Intervals(tracing), counters, self.innermost, wants_all=policy.wants_all)
         intervals = Intervals(tracing)
         self._cancels = CancelSpans(intervals, problems, counters)
-        self._timeouts = TimeoutSpans(intervals, problems)
+        self._timeouts = TimeoutSpans(intervals, problems, counters)
         self.shut_down = ShutdownSpans(intervals).emit
         self._unsampled: object = self  # the unsampled span seen last, which is known at a glance
 
@@ -145,6 +145,8 @@ class SpanSink:
         record.span = spans and spans.close(span, error if outcome in _FAILURES else None, wanted=wanted)
         if record.waits is not None and record.waits.kept:
             self._awaits.closed(record)
+        if self._timeouts.kept:
+            self._timeouts.closed(record)
 
     def cancelled(self, record: Any, cancellation: Cancellation) -> None:
         """A cancellation is dealt with, or the task has run on."""

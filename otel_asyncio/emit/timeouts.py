@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry.trace import SpanContext
+
 from otel_asyncio.emit import names
 from otel_asyncio.emit.stacks import stacktrace
 from otel_asyncio.observe.code import info_of
@@ -13,9 +15,11 @@ from otel_asyncio.observe.scopes import TimeoutOutcome
 if TYPE_CHECKING:
     from otel_asyncio.emit.intervals import Intervals
     from otel_asyncio.emit.problems import ProblemReporter
+    from otel_asyncio.observe.counters import Counters
     from otel_asyncio.observe.scopes import Expiry
 
 _SECOND = 1e9
+_MOST_KEPT = 100  # for each of as many tasks
 _PROBLEMS = {
     TimeoutOutcome.RAISED: (ProblemKind.TIMEOUT, "a deadline passed"),
     TimeoutOutcome.ABSORBED: (ProblemKind.CANCEL_SUPPRESSED, "a scope expired, and its cancellation never came back"),
@@ -25,9 +29,25 @@ _PROBLEMS = {
 class TimeoutSpans:
     """Makes the spans of scopes that expired."""
 
-    def __init__(self, intervals: Intervals, problems: ProblemReporter) -> None:
+    def __init__(self, intervals: Intervals, problems: ProblemReporter, counters: Counters) -> None:
         self._intervals = intervals
         self._problems = problems
+        self._counters = counters
+        self.kept: dict[Any, list[Expiry]] = {}
+        """Those of tasks that may yet leave their place to a request."""
+
+    def closed(self, record: Any) -> None:
+        """The span of a task is closed: what was kept follows it, or goes."""
+        for expiry in self.kept.pop(record, ()):
+            if isinstance(record.span, SpanContext):
+                self.emit(expiry, record.span)
+
+    def _keep(self, expiry: Expiry) -> None:
+        kept = self.kept.setdefault(expiry.record, [])
+        if len(kept) < _MOST_KEPT and len(self.kept) < _MOST_KEPT:
+            kept.append(expiry)
+        else:
+            self._counters.drop("span")
 
     def emit(self, expiry: Expiry, parent: Any) -> None:
         """The span of one scope, and the problem where it is one. `parent`: the program's span open on entering."""
@@ -36,13 +56,19 @@ class TimeoutSpans:
         record = expiry.record
         if (kind is not None and not admitted) or not (record.timed or admitted):
             return
+        own: Any = record.span if record.timed else None
+        if parent is None and hasattr(own, "yielded"):
+            if not admitted and not own.yielded and not own.is_certain:
+                self._keep(expiry)
+                return
+            own = None if own.yielded else own
         attributes = timeout_attributes(expiry, kind)
         ids = None
         if record.timed:
             site = expiry.site
             ids = self._intervals.emit(
                 names.timeout_span(site.code.co_qualname if site is not None else record.qualname),
-                parent or record.span,
+                parent or own,
                 record.wall_at(expiry.entered),
                 record.wall_at(expiry.left),
                 attributes,

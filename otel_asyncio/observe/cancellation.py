@@ -80,6 +80,7 @@ class Request:
         "expected",
         "expiry",
         "failure",
+        "open_span",
         "origin",
         "outer",
         "own",
@@ -104,6 +105,8 @@ class Request:
         """The line that asked for it."""
         self.by: Any = None
         """The record of the task that asked for it."""
+        self.open_span: Any = None
+        """The span of the program that was open in the task that asked."""
         self.thread: str | None = None
         self.stack: tuple[Frame, ...] = ()
         self.failure: Any = None
@@ -192,7 +195,7 @@ class Cancellation:
         """Keep nothing that leads back to the task."""
         self.parent = None
         for request in self.requests:
-            owner, request.owner = request.owner, None
+            owner, request.owner, request.open_span = request.owner, None, None
             if request.by is owner:
                 request.by = None
 

@@ -133,13 +133,16 @@ class Cancellations:
         return record
 
     def _describe(self, cancellation: Cancellation, task: Any, record: Any, request: Request, frame: Any) -> None:
+        sink = self._observation.sink
         if request.root is request and request.origin in (Origin.EXPLICIT, Origin.THREAD):
             request.stack = stack_of(frame, self._depth)
+            if request.by is not None and request.by is request.by.loop.running:
+                request.open_span = sink.open_span(request.by, None)
         if record.step_started == 0 and record.steps:
             cancellation.hit = walk(task, self._depth)
         context = task.get_context() if hasattr(task, "get_context") else None
         if context is not None:
-            cancellation.parent = self._observation.sink.open_span(record, context)
+            cancellation.parent = sink.open_span(record, context)
 
     def handler(self) -> Site | None:
         """The last handler that a CancelledError has reached in the step that runs."""
