@@ -51,7 +51,9 @@ class TimeoutSpans:
 
     def emit(self, expiry: Expiry, parent: Any) -> None:
         """The span of one scope, and the problem where it is one. `parent`: the program's span open on entering."""
-        kind, what = _PROBLEMS.get(expiry.outcome, (None, ""))  # type: ignore[arg-type]
+        problem = _PROBLEMS.get(expiry.outcome) if expiry.outcome is not None else None
+        kind: ProblemKind | None = problem[0] if problem is not None else None
+        what = problem[1] if problem is not None else ""
         admitted = kind is not None and self._problems.admits(kind)
         record = expiry.record
         if (kind is not None and not admitted) or not (record.timed or admitted):
