@@ -16,9 +16,9 @@ from .service import Service, serving
 DEADLINE = 60.0
 
 EXPECTED = {"lost_exception": "AsyncioProblem", "destroyed": "AsyncioProblem"}
-if hasattr(names, "TASK_CANCELLATIONS"):
+if hasattr(names, "CANCEL_ORIGIN"):
     EXPECTED |= {"cancelled": "AsyncioCancellationSpike", "timed_out": "AsyncioTimeouts"}
-if hasattr(names, "EVENTLOOP_BLOCK_DURATION"):
+if hasattr(names, "BLOCK_SAMPLES"):
     EXPECTED |= {"blocked": "AsyncioLoopBlocked"}
 """What each fault makes the webhook hear, of those whose signals the package has."""
 
