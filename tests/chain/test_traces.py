@@ -11,12 +11,14 @@ from integration.otlp import Span, named
 from integration.receivers import DatadogTestAgent, until
 from integration.running import line_of
 
+from otel_asyncio.emit import names
+
 from .components import PATIENCE, Collector
 from .conftest import Chain, address
 from .service import PROGRAMS, serving
 
 PROGRAM = PROGRAMS / "faulty.py"
-FAULTS = ("failed", "lost_exception", "destroyed", "cancelled")
+FAULTS = ("healthy", "failed", "lost_exception", "destroyed", "cancelled")
 ROUNDS = 8
 
 
@@ -71,9 +73,30 @@ def test_every_failed_request_comes(arrived: Arrived) -> None:
     assert len(errors) == ROUNDS
 
 
-def test_healthy_requests_do_not_come(arrived: Arrived) -> None:
-    healthy = [spans for spans in arrived.traces().values() if {s.name for s in spans} >= {"GET /item", "task look_up"}]
-    assert not healthy
+@pytest.mark.parametrize("healthy", ["task look_up", "task poll", "task race"])
+def test_healthy_requests_do_not_come(arrived: Arrived, healthy: str) -> None:
+    assert arrived.named(healthy) == []
+
+
+if hasattr(names, "CANCEL_EXPECTED"):
+
+    def test_every_unexpected_cancellation_comes_with_its_trace(arrived: Arrived) -> None:
+        unexpected = [span for span in arrived.spans if span.attributes.get("asyncio.cancel.expected") is False]
+        hit = [
+            span
+            for span in arrived.named("task wait_forever")
+            if span.attributes["asyncio.task.outcome"] == "cancellation"
+        ]
+        assert len(hit) == ROUNDS
+        assert {span.trace_id for span in hit} <= {span.trace_id for span in unexpected}
+
+    def test_an_unexpected_cancellation_names_the_line_that_cancelled(arrived: Arrived) -> None:
+        lines = {
+            span.attributes["asyncio.cancel.by.line"]
+            for span in arrived.spans
+            if span.attributes.get("asyncio.cancel.expected") is False
+        }
+        assert lines == {line_of(PROGRAM, "request.cancel()")}
 
 
 def test_what_comes_comes_with_its_whole_trace(arrived: Arrived) -> None:
@@ -121,6 +144,18 @@ def test_a_problem_does_not_wait_for_the_decision_on_its_trace(
         running.wait()
         until(lambda: bool(spans_of(store, "early")), PATIENCE, "the problem being in the store")
     assert [span.name for span in spans_of(store, "early")] == ["asyncio.exception_never_retrieved"]
+
+
+if hasattr(names, "STUCK_SINCE"):
+
+    def test_a_request_that_hangs_comes_while_it_hangs(
+        collect: Callable[..., Collector], store: DatadogTestAgent
+    ) -> None:
+        collector = collect("collector.yaml", OTELCOL_BACKEND=address(store))  # it decides on traces after 30 s
+        where = {"endpoint": collector.endpoint("grpc"), "protocol": "grpc", "name": "hanging"}
+        with serving("hanging", OTEL_PYTHON_ASYNCIO_STUCK_AFTER="2000", **where):
+            until(lambda: bool(spans_of(store, "hanging")), 25, "the report being in the store")
+        assert [span.attributes["asyncio.problem"] for span in spans_of(store, "hanging")] == ["stuck"]
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])

@@ -55,7 +55,24 @@ async def wait_forever() -> None:
 
 
 async def healthy() -> None:
-    """Nothing but answers."""
+    """What a healthy program does, too: a poll whose deadline passes, and a race whose loser is cancelled."""
+    await answer(poll)
+    await answer(race)
+
+
+async def poll() -> None:
+    try:
+        await asyncio.wait_for(asyncio.Event().wait(), PAUSE)
+    except TimeoutError:
+        return
+
+
+async def race() -> None:
+    runners = [asyncio.create_task(look_up()), asyncio.create_task(wait_forever(), name="loser")]
+    _, losers = await asyncio.wait(runners, return_when=asyncio.FIRST_COMPLETED)
+    for loser in losers:
+        loser.cancel()
+    await asyncio.wait(losers)
 
 
 async def failed() -> None:
@@ -124,8 +141,19 @@ async def with_deadline() -> None:
         await wait_forever()
 
 
+async def hanging() -> None:
+    """A request that works, and then hangs."""
+    await answer(hang)
+
+
+async def hang() -> None:
+    await asyncio.sleep(PAUSE)
+    await wait_forever()
+
+
 FAULTS = {
-    each.__name__: each for each in (healthy, failed, slow, cancelled, lost_exception, destroyed, blocked, timed_out)
+    each.__name__: each
+    for each in (healthy, failed, slow, cancelled, lost_exception, destroyed, blocked, timed_out, hanging)
 }
 
 
@@ -139,10 +167,7 @@ async def serve(faults: list[str], pause: float, rounds: float) -> None:
         for fault in faults:
             await FAULTS[fault]()
             done[fault] += 1
-        try:
-            await asyncio.wait_for(stop.wait(), pause)
-        except TimeoutError:
-            continue
+        await asyncio.sleep(pause)
 
 
 def exporters() -> tuple[Any, Any]:
