@@ -19,7 +19,7 @@ def ended(request: pytest.FixtureRequest, chain: Chain) -> tuple[str, Counter[st
     """The name of a service that ran, and what it did."""
     name = f"counted-{request.param.partition('/')[0]}"
     where = {"endpoint": chain.collector.endpoint(request.param), "protocol": request.param, "name": name}
-    with serving("destroyed", "failed", "--rounds", "10", **where) as running:
+    with serving("destroyed", "failed", "healthy", "cancelled", "timed_out", "--rounds", "10", **where) as running:
         return name, running.wait()
 
 
@@ -34,7 +34,7 @@ def reaches(chain: Chain, expression: str, value: float) -> None:
 
 def test_spans_are_counted_before_sampling(chain: Chain, ended: tuple[str, Counter[str]]) -> None:
     name, did = ended
-    expected = did["requests"] + did["failed"]  # those that failed do not count themselves
+    expected = did["requests"] + did["failed"] + did["cancelled"] + did["timed_out"]  # these do not count themselves
     reaches(chain, f'sum(traces_span_metrics_calls_total{{job="{name}", span_name="GET /item"}})', expected)
 
 
@@ -58,6 +58,28 @@ def test_every_problem_is_counted(chain: Chain, ended: tuple[str, Counter[str]])
     reaches(
         chain, f'asyncio_problems_total{{job="{name}", asyncio_problem="task_destroyed_pending"}}', did["destroyed"]
     )
+
+
+def test_unexpected_cancellations_are_counted_for_each_task_that_one_request_reached(
+    chain: Chain, ended: tuple[str, Counter[str]]
+) -> None:
+    name, did = ended
+    of_interest = (
+        'asyncio_cancel_expected="false", asyncio_cancel_outcome="delivered", asyncio_cancel_origin="explicit"'
+    )
+    reaches(chain, f'asyncio_task_cancellations_total{{job="{name}", {of_interest}}}', 2 * did["cancelled"])
+
+
+def test_the_losers_of_races_are_counted_as_expected(chain: Chain, ended: tuple[str, Counter[str]]) -> None:
+    name, did = ended
+    expected = f'asyncio_task_cancellations_total{{job="{name}", asyncio_cancel_expected="true"}}'
+    reaches(chain, f"sum({expected})", did["healthy"])
+
+
+def test_timeouts_that_were_handled_are_told_apart(chain: Chain, ended: tuple[str, Counter[str]]) -> None:
+    name, did = ended
+    reaches(chain, f'asyncio_timeouts_total{{job="{name}", asyncio_timeout_outcome="handled"}}', did["healthy"])
+    reaches(chain, f'asyncio_timeouts_total{{job="{name}", asyncio_timeout_outcome="raised"}}', did["timed_out"])
 
 
 def test_a_problem_that_never_was_is_zero(chain: Chain, ended: tuple[str, Counter[str]]) -> None:
