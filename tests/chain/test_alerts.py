@@ -57,3 +57,10 @@ def test_a_healthy_service_is_not_heard_of(chain: Chain, at_once: dict[str, Serv
 def test_the_chain_itself_is_not_heard_of(chain: Chain, at_once: dict[str, Service]) -> None:
     own = [alert["labels"] for alert in chain.webhook.told if not alert["labels"].get("job", "").startswith("does-")]
     assert [labels for labels in own if labels["alertname"].startswith("Collector")] == []
+
+
+def test_durations_have_exemplars_that_lead_to_a_trace(chain: Chain, at_once: dict[str, Service]) -> None:
+    """While the service runs: the collector keeps an exemplar from one flush to the next only."""
+    durations = 'traces_span_metrics_duration_seconds_bucket{job="does-healthy"}'
+    until(lambda: bool(chain.prometheus.exemplars(durations)), DEADLINE, "exemplars")
+    assert all(len(labels["trace_id"]) == 32 for labels in chain.prometheus.exemplars(durations))
