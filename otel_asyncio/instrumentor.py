@@ -17,7 +17,7 @@ from otel_asyncio.emit.problems import ProblemReporter, Rate
 from otel_asyncio.emit.sink import SpanSink
 from otel_asyncio.emit.tracing import Tracing
 from otel_asyncio.observe.awaits import Waits
-from otel_asyncio.observe.cancellation import has_expired
+from otel_asyncio.observe.cancellation import is_told_otherwise
 from otel_asyncio.observe.cancelling import CancelDetail
 from otel_asyncio.observe.clock import SYSTEM_CLOCK, Clock
 from otel_asyncio.observe.counters import Counters
@@ -64,7 +64,7 @@ def wire(
     )
     if limits.wait < NEVER:
         observation.waits = Waits(sink, observation.locks, settings.max_awaits_per_span, settings.stack_depth)
-        observation.waits.is_told_otherwise = has_expired
+        observation.waits.is_told_otherwise = is_told_otherwise
     tracing.running = observation.running_record
     try:
         tracing.resolve()  # now, where there is a provider: to make a tracer leaves traces (a warnings filter, for one)

@@ -33,6 +33,22 @@ class CancelSpans:
         self._intervals = intervals
         self._problems = problems
         self._counters = counters
+        self._omitted: dict[Any, list[Any]] = {}
+        """Of each origin and line that asked: how many were omitted, and the last one."""
+
+    def _omit(self, record: Any, cancellation: Cancellation) -> None:
+        root = cancellation.first.root
+        place = (id(root.site.code), root.site.instruction) if root.site is not None else None
+        omitted = self._omitted.setdefault((root.origin, place), [0, None, None])
+        omitted[0] += 1
+        omitted[1:] = record, cancellation
+
+    def flush(self) -> None:
+        """One span for all that were omitted, of each origin and line that asked."""
+        while self._omitted:
+            _, (count, record, cancellation) = self._omitted.popitem()
+            self._counters.drop("span", count - 1)
+            self._span(record, cancellation, omitted=count - 1)
 
     def emit(self, record: Any, cancellation: Cancellation) -> None:
         """The span of one cancellation, and the problem where it was suppressed."""
@@ -46,10 +62,23 @@ class CancelSpans:
                     cancellation, {names.PROBLEM: str(ProblemKind.CANCEL_SUPPRESSED)} | _who(cancellation), None
                 )
             return
+        if cancellation.brief and not suppressed:
+            self._omit(record, cancellation)
+            return
+        if self._omitted:
+            self.flush()
+        ids, attributes = self._span(record, cancellation)
+        if admitted:
+            self._write(cancellation, attributes, ids)
+
+    def _span(self, record: Any, cancellation: Cancellation, omitted: int = 0) -> tuple[Any, dict[str, Any]]:
+        suppressed = cancellation.fate is Fate.SUPPRESSED
         parent = cancellation.parent or (None if getattr(record.span, "yielded", False) else record.span)
         if parent is None and not suppressed:
-            return  # nobody wants to hear of the task
+            return None, {}  # nobody wants to hear of the task
         attributes = cancel_attributes(record, cancellation)
+        if omitted:
+            attributes[names.CANCEL_OMITTED] = omitted
         ids = self._intervals.emit(
             names.cancel_span(record.qualname),
             parent,
@@ -59,8 +88,7 @@ class CancelSpans:
             _links(record, cancellation),
             "the task ran on" if suppressed else None,
         )
-        if admitted:
-            self._write(cancellation, attributes, ids)
+        return ids, attributes
 
     def _write(self, cancellation: Cancellation, attributes: dict[str, Any], ids: Any) -> None:
         file, line = names.CANCEL_SUPPRESSED_FILE, names.CANCEL_SUPPRESSED_LINE

@@ -61,6 +61,7 @@ CANCEL_AT_FILE = "asyncio.cancel.at.file"
 CANCEL_AT_LINE = "asyncio.cancel.at.line"
 CANCEL_SUPPRESSED_FILE = "asyncio.cancel.suppressed.file"
 CANCEL_SUPPRESSED_LINE = "asyncio.cancel.suppressed.line"
+CANCEL_OMITTED = "asyncio.cancel.omitted"
 
 TIMEOUT_API = "asyncio.timeout.api"
 TIMEOUT_DELAY = "asyncio.timeout.delay"

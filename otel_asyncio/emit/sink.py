@@ -159,6 +159,10 @@ class SpanSink:
             parent = self.open_span(record, expiry.context)
         self._timeouts.emit(expiry, parent)
 
+    def flush(self) -> None:
+        """Tell of the cancellations that were too many for a span each."""
+        self._cancels.flush()
+
     def problem(self, problem: Problem) -> None:
         """Report a problem."""
         self._problems.report(problem)

@@ -76,6 +76,7 @@ class Request:
 
     __slots__ = (
         "_cause",
+        "brief",
         "by",
         "expected",
         "expiry",
@@ -116,6 +117,8 @@ class Request:
         """The identity of the scope that will take it back; 0 where there is none."""
         self.expiry: Expiry | None = None
         self.expected = False
+        self.brief = False
+        """One of so many that it is only followed, not looked at."""
         self.own = False
         """Whether whoever asks has made the task only to wait for it (`wait_for` before 3.12)."""
         self.outer: Request | None = None
@@ -176,6 +179,11 @@ class Cancellation:
         self.message: str | None = None
 
     @property
+    def brief(self) -> bool:
+        """Whether it is one of so many that it gets no span of its own."""
+        return self.requests[0].brief
+
+    @property
     def first(self) -> Request:
         """The first request that has not been taken back."""
         return self.requests[0]
@@ -200,7 +208,7 @@ class Cancellation:
                 request.by = None
 
 
-def has_expired(record: TaskRecord) -> bool:
-    """Whether it is a scope's deadline that ends the wait of a task: the scope's own span tells of it."""
+def is_told_otherwise(record: TaskRecord) -> bool:
+    """Whether what ends the wait of a task is told elsewhere: a deadline by its own span, one of a storm by another."""
     cancellation = record.cancellation
-    return cancellation is not None and cancellation.first.expiry is not None
+    return cancellation is not None and (cancellation.brief or cancellation.first.expiry is not None)

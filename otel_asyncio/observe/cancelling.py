@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_asyncio.observe.cancellation import Cancellation, Fate, Origin, Request, Stage, Via
 from otel_asyncio.observe.chain import walk
-from otel_asyncio.observe.frames import is_handling, line_of_the_program, stack_of
+from otel_asyncio.observe.frames import cancelled_below, is_handling, line_of_the_program, stack_of
 from otel_asyncio.observe.handlers import HandlerWatch
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.origins import Origins, handed_on
@@ -21,11 +21,15 @@ from otel_asyncio.observe.overrides import OUR_CALLS, make_watching_step
 from otel_asyncio.observe.records import Counted
 from otel_asyncio.observe.rules import ASYNCIO_RULES, SCOPES, keeps_the_count
 from otel_asyncio.observe.shutdown import end_one
+from otel_asyncio.observe.storms import Storms
 
 if TYPE_CHECKING:
     from otel_asyncio.observe.loops import LoopState
     from otel_asyncio.observe.observation import Observation
     from otel_asyncio.observe.records import Site
+
+
+_TELLS_CONTEXT = hasattr(asyncio.Task, "get_context")  # 3.12; else it is looked at when the task runs
 
 
 class CancelDetail(NamedTuple):
@@ -50,6 +54,7 @@ class Cancellations:
         self._depth, self._limit, self._messages = detail
         self._guard = Guard("cancellation")
         self._handlers = HandlerWatch()
+        self._storms = Storms()
         self.origins = Origins(ASYNCIO_RULES)
         self.scopes = set(SCOPES)
         """The code that takes back what it has asked for."""
@@ -81,18 +86,23 @@ class Cancellations:
         if state is None or state.observation is not self._observation or keeps_the_count(frame, record, state):
             return None
         request = Request(record, id(task))
+        now, outer = self._now(), state.cancelling
+        if outer is not None and frame.f_code in OUR_CALLS:
+            request.brief = outer.brief
+        else:
+            request.brief = not self._storms.admits((id(frame.f_code), frame.f_lasti), now)
         self.origins.find(frame, request, state)
-        self._add(task, record, request, frame, message)
+        self._add(task, record, request, frame, message, now)
         expiry = request.expiry
         if expiry is not None and expiry.record is record:
             expiry.record = request.owner
             if expiry.stack is None and record.timed:
                 hit = record.cancellation.hit if len(record.cancellation.requests) == 1 else None
                 expiry.stack = hit or walk(task, self._depth)
-        request.outer, request.state, state.cancelling = state.cancelling, state, request
+        request.outer, request.state, state.cancelling = outer, state, request
         return request
 
-    def _add(self, task: Any, record: Any, request: Request, frame: Any, message: Any) -> None:
+    def _add(self, task: Any, record: Any, request: Request, frame: Any, message: Any, now: int) -> None:
         cancellation: Cancellation | None = record.cancellation
         if cancellation is not None:
             if request.scope and any(request.scope == each.scope for each in cancellation.requests):
@@ -103,10 +113,9 @@ class Cancellations:
                 cancellation.requests.append(request)
                 return
             self._settle(record, task, cancellation, Fate.SUPPRESSED)
-        now = self._now()
         record = request.owner = self.watch(task, record, now)
         record.cancellation = cancellation = Cancellation(request, now, record.steps)
-        if record.timed:
+        if record.timed and not request.brief:
             self._describe(cancellation, task, record, request, frame)
             if self._messages and message is not None:
                 cancellation.message = str(message)
@@ -140,9 +149,8 @@ class Cancellations:
                 request.open_span = sink.open_span(request.by, None)
         if record.step_started == 0 and record.steps:
             cancellation.hit = walk(task, self._depth)
-        context = task.get_context() if hasattr(task, "get_context") else None
-        if context is not None:
-            cancellation.parent = sink.open_span(record, context)
+        if _TELLS_CONTEXT:
+            cancellation.parent = sink.open_span(record, task.get_context())
 
     def handler(self) -> Site | None:
         """The last handler that a CancelledError has reached in the step that runs."""
@@ -186,19 +194,19 @@ class Cancellations:
         if self._guard.failed:
             return False
         try:
-            now = self._now()
-            self._observation.timeouts.resumes(record, task, now)
+            if self._observation.timeouts.pending:
+                self._observation.timeouts.resumes(record, task)
             cancellation: Cancellation | None = record.cancellation
             if cancellation is None:
                 return False
             first = cancellation.stage is Stage.REQUESTED
             if first:
                 cancellation.advance(Stage.RAISED)
-                if record.timed and cancellation.parent is None:
+                if not _TELLS_CONTEXT and record.timed and not cancellation.brief:
                     cancellation.parent = self._observation.sink.open_span(record, None)
             if not first or (record.timed and record.steps > cancellation.steps):
-                self._judge(record, task, cancellation, now)
-            return record.cancellation is not None and self._handlers.arm()
+                self._judge(record, task, cancellation, self._now())
+            return record.cancellation is not None and not cancellation.brief and self._handlers.arm()
         except Exception as failure:  # noqa: BLE001 - the border of the package
             self._guard.fail(failure)
             return False
@@ -236,6 +244,9 @@ class Cancellations:
         if self._guard.failed or not self.active:
             return
         try:
+            state = self._state_of(record, task)
+            if state.shutdown is not None:
+                end_one(state, record, id(task), self._now())
             cancelled = task.cancelled()
             cancellation: Cancellation | None = record.cancellation
             if cancellation is None:
@@ -252,7 +263,7 @@ class Cancellations:
         now = self._now()
         request = Request(record, id(task))
         request.origin = Origin.UNKNOWN if task.cancelling() else Origin.SELF
-        awaited = _cancelled_below(future)
+        awaited = cancelled_below(future)
         below = getattr(awaited, "_otel_asyncio", None)
         if below is not None and below.cancellation is not None:
             request.follows(below.cancellation.first)
@@ -276,8 +287,6 @@ class Cancellations:
         self._count(record, task, request, fate, expected=cancellation.expected)
         if fate is not Fate.CONVERTED:
             self._observation.ending.run(self._observation.sink.cancelled, record, cancellation)
-        if request.root.origin is Origin.SHUTDOWN:
-            end_one(self._state_of(record, task), record, self._now())
         if fate is Fate.DELIVERED:
             record.cancellation = cancellation  # whoever awaits the task asks where its CancelledError came from
             cancellation.release()
@@ -289,9 +298,3 @@ class Cancellations:
     @staticmethod
     def _state_of(record: Any, task: Any) -> LoopState:
         return record.loop if record.timed else task.get_loop()._otel_asyncio  # type: ignore[no-any-return]
-
-
-def _cancelled_below(future: Any) -> Any:
-    """The cancelled task behind a future that a step was woken with."""
-    children = getattr(future, "_children", None) or (future,)
-    return next((each for each in children if isinstance(each, asyncio.Task) and each.cancelled()), None)

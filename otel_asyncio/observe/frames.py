@@ -98,3 +98,9 @@ def owner_of(frame: FrameType | None) -> FrameType | None:
             return None
         frame = frame.f_back
     return frame
+
+
+def cancelled_below(future: Any) -> Any:
+    """The cancelled task behind a future that a step was woken with."""
+    children = getattr(future, "_children", None) or (future,)
+    return next((each for each in children if isinstance(each, asyncio.Task) and each.cancelled()), None)

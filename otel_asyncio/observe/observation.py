@@ -197,7 +197,7 @@ class Observation:
                 self.sink.closed(record, error)
             if record.loop.metered:
                 record.loop.shard.durations.offer(record)
-            if cancelled or record.cancellation is not None:
+            if cancelled or record.cancellation is not None or record.loop.shutdown is not None:
                 self.cancellations.ended(record, task, future)
             if type(error) is RuntimeError:
                 self.misuses.look_at(error, task, record)
@@ -208,9 +208,8 @@ class Observation:
 
     def finish_unrecorded(self, task: Any, future: Any = None) -> None:
         """The last step of a task without a record is over."""
-        error = None if (cancelled := task.cancelled()) else task._exception  # not exception(): it is not retrieved
+        error, record = None if (cancelled := task.cancelled()) else task._exception, task._otel_asyncio
         outcome = _CANCELLATION if cancelled else _SUCCESS if error is None else outcome_of(error)
-        record = task._otel_asyncio
         if type(error) is RuntimeError:
             self.misuses.look_at(error, task, None)
         if cancelled or record.cancellation is not None:
@@ -278,7 +277,8 @@ class Observation:
             state.shard.ended[Outcome.DESTROYED] += 1
 
     def drain(self) -> None:
-        """Emit what waits in the outbox. Called where no finalizer runs."""
+        """Emit what waits in the outbox, and what was kept to be told at once. Called where no finalizer runs."""
+        self.ending.run(self.sink.flush)
         while self.outbox:
             item = self.outbox.popleft()
             try:

@@ -73,6 +73,10 @@ class Sink(Protocol):
         """What a loop's end had cancelled is done."""
         ...
 
+    def flush(self) -> None:
+        """Tell what was kept back to be told at once."""
+        ...
+
     def problem(self, problem: Problem) -> None:
         """Something happened that a person should look at."""
         ...

@@ -129,7 +129,7 @@ def _interrupted(frame: FrameType, request: Request, state: LoopState) -> None:
 
 def _shutting_down(frame: FrameType, request: Request, state: LoopState) -> None:
     request.origin, request.expected = Origin.SHUTDOWN, True
-    begin_one(state)
+    begin_one(state, request.task_id)
 
 
 _Group: Any = taskgroups.TaskGroup

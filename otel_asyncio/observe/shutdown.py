@@ -15,28 +15,30 @@ class Shutdown:
 
     def __init__(self, now: int, wall: int) -> None:
         self.started, self.wall = now, wall
-        self.cancelled = self.left = 0
+        self.cancelled = 0
+        self.left: set[int] = set()
+        """The identities of the tasks that have not ended."""
         self.slowest: Any = None
         """The qualified name of the task that took longest to end."""
         self.slowest_time = 0
 
 
-def begin_one(state: LoopState) -> None:
+def begin_one(state: LoopState, task_id: int) -> None:
     """One more task is cancelled."""
     if state.shutdown is None:
         state.shutdown = Shutdown(state.now(), state.wall())
+    state.shutdown.left.add(task_id)
     state.shutdown.cancelled += 1
-    state.shutdown.left += 1
 
 
-def end_one(state: LoopState, record: Any, now: int) -> None:
-    """One of them is done."""
+def end_one(state: LoopState, record: Any, task_id: int, now: int) -> None:
+    """A task has ended while the loop shuts down."""
     shutdown = state.shutdown
-    if shutdown is not None:
-        shutdown.left -= 1
+    if shutdown is not None and task_id in shutdown.left:
+        shutdown.left.remove(task_id)
         shutdown.slowest = record if record.timed else None
         shutdown.slowest_time = now - shutdown.started
-        if shutdown.left == 0:
+        if not shutdown.left:
             end(state, now)
 
 

@@ -128,7 +128,7 @@ class Timeouts:
         self._watch.arm(owner, expiry)
         self.pending.setdefault(expiry.record, []).append(expiry)
 
-    def resumes(self, record: Any, task: Any, now: int) -> None:
+    def resumes(self, record: Any, task: Any) -> None:
         """A task runs in which something is not decided yet."""
         for expiry in self.pending.get(record, ()):
             links = follow(task)
