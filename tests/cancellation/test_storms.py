@@ -34,8 +34,10 @@ async def storm() -> None:
 
 
 async def leave_behind() -> None:
+    event = asyncio.Event()  # which the loop holds, or the collector may come before its end
+    asyncio.get_running_loop().call_later(60, event.set)
     for _ in range(MANY):
-        asyncio.create_task(wait())
+        asyncio.create_task(event.wait())
     await asyncio.sleep(0)
 
 

@@ -251,6 +251,7 @@ async def through_a_shield() -> Any:
         await asyncio.shield(inner)
 
     task = asyncio.create_task(outer())
+    inner.get_loop().call_later(60, inner.done)  # held until then
     await turn(3)
     task.cancel()
     said = await ended(task), inner.done()
@@ -265,7 +266,8 @@ ALL[-1].canceller = None
 
 @way("shutdown", expected=True, by=None, canceller=None)
 async def by_the_end_of_the_loop() -> Any:
-    asyncio.create_task(victim())
+    task = asyncio.create_task(victim())
+    asyncio.get_running_loop().call_later(60, task.done)  # held until then
     await turn()
 
 
