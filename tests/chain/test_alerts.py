@@ -32,7 +32,8 @@ def at_once(chain: Chain) -> Iterator[dict[str, Service]]:
         services = {
             kind: stack.enter_context(serving(kind, "--pause", "0.1", name=f"does-{kind}", **where)) for kind in kinds
         }
-        until(lambda: all(map(chain.webhook.of, (f"does-{kind}" for kind in EXPECTED))), DEADLINE, "an alert for each")
+        for kind in EXPECTED:
+            until(lambda kind=kind: bool(chain.webhook.of(f"does-{kind}")), DEADLINE, f"an alert for {kind}")
         yield services
 
 
