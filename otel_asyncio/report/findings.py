@@ -80,6 +80,8 @@ def _details(finding: Finding, glyphs: Glyphs) -> Iterator[Text | Indented]:
 
 
 def _times(finding: Finding) -> Iterator[str]:
+    if finding.word == "cancelled":
+        return  # to be cancelled takes no time
     if finding.count > 1:
         yield f"longest {duration(finding.worst.duration)}"
         yield f"{duration(finding.total)} in all"
@@ -90,8 +92,8 @@ def _times(finding: Finding) -> Iterator[str]:
 def _facts(finding: Finding) -> Iterator[str]:
     """What the worst of them says beyond its line."""
     span, attributes = finding.worst, finding.worst.attributes
-    if wanted.TIMEOUT_DELAY in attributes:
-        yield f"{duration(seconds(span, wanted.TIMEOUT_DELAY) * 1e9)} allowed"
+    if names.TIMEOUT_DELAY in attributes:
+        yield f"{duration(seconds(span, names.TIMEOUT_DELAY) * 1e9)} allowed"
     if names.AWAIT_TARGET in attributes:
         yield f"waited for {clean(attributes[names.AWAIT_TARGET])}"
     held = place(attributes, names.RESOURCE_HOLDER_FILE, names.RESOURCE_HOLDER_LINE)
@@ -99,9 +101,10 @@ def _facts(finding: Finding) -> Iterator[str]:
         yield f"held by {clean(attributes.get(names.RESOURCE_HOLDER_TASK, 'a task'))} at {held.short}"
     if attributes.get(wanted.BLOCK_VICTIMS):
         yield f"{attributes[wanted.BLOCK_VICTIMS]} ready tasks waited"
-    if wanted.CANCEL_ORIGIN in attributes:
-        yield f"origin {clean(attributes[wanted.CANCEL_ORIGIN])}"
-    if (hit := place(attributes, wanted.CANCEL_AT_FILE, wanted.CANCEL_AT_LINE)) is not None:
+    if names.CANCEL_ORIGIN in attributes:
+        by = short_function(clean(attributes.get(names.CANCEL_BY_FUNCTION, "")))
+        yield f"{clean(attributes[names.CANCEL_ORIGIN])}{', by ' if by else ''}{by}"
+    if (hit := place(attributes, names.CANCEL_AT_FILE, names.CANCEL_AT_LINE)) is not None:
         yield f"it hit {hit.short}"
     yield from _exception(finding)
 

@@ -51,11 +51,11 @@ def _ending(span: Span) -> Iterator[tuple[str, str]]:
 
 def _by_kind(span: Span) -> Iterator[tuple[str, str]]:
     attributes, here = span.attributes, code_place(span)
-    if wanted.CANCEL_ORIGIN in attributes:
+    if names.CANCEL_ORIGIN in attributes:
         yield from _cancel(span)
-    elif wanted.TIMEOUT_DELAY in attributes:
+    elif names.TIMEOUT_DELAY in attributes:
         yield from _line("", here)
-        yield f"after {duration(seconds(span, wanted.TIMEOUT_DELAY) * 1e9)}", "page.warning"
+        yield f"after {duration(seconds(span, names.TIMEOUT_DELAY) * 1e9)}", "page.warning"
     elif names.AWAIT_IDLE_TIME in attributes:
         yield from _line("", here)
         yield from _holder(span)
@@ -72,14 +72,16 @@ def _by_kind(span: Span) -> Iterator[tuple[str, str]]:
 
 def _cancel(span: Span) -> Iterator[tuple[str, str]]:
     attributes = span.attributes
-    by = place(attributes, wanted.CANCEL_BY_FILE, wanted.CANCEL_BY_LINE, wanted.CANCEL_BY_FUNCTION)
-    yield clean(attributes[wanted.CANCEL_ORIGIN]), "page.warning"
+    by = place(attributes, names.CANCEL_BY_FILE, names.CANCEL_BY_LINE, names.CANCEL_BY_FUNCTION)
+    origin = clean(attributes[names.CANCEL_ORIGIN])
+    if by is None or origin != "explicit":
+        yield origin, "page.warning"
     if by is not None:
-        who = short_function(by.function) or clean(attributes.get(wanted.CANCEL_BY_TASK, ""))
+        who = short_function(by.function) or clean(attributes.get(names.CANCEL_BY_TASK, ""))
         yield f"by {who}", "page.warning"
         yield by.short, "page.line"
-    yield from _line("at", place(attributes, wanted.CANCEL_AT_FILE, wanted.CANCEL_AT_LINE))
-    outcome = attributes.get(wanted.CANCEL_OUTCOME)
+    yield from _line("at", place(attributes, names.CANCEL_AT_FILE, names.CANCEL_AT_LINE))
+    outcome = attributes.get(names.CANCEL_OUTCOME)
     if outcome not in (None, "delivered"):
         yield clean(outcome), "page.quiet"
 

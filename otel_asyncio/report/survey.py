@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from otel_asyncio.emit import names
-from otel_asyncio.report import wanted
 from otel_asyncio.report.facts import Place, code_place, created_place, place, raised_place, seconds
 from otel_asyncio.report.otlp import Span
 from otel_asyncio.report.selection import Selection
@@ -74,8 +73,8 @@ class Survey:
     findings: dict[tuple[str, Place | None], Finding] = field(default_factory=dict)
     tasks: dict[str, Usage] = field(default_factory=dict)
     waits: dict[tuple[str, Place | None], Usage] = field(default_factory=dict)
-    slow: dict[str, tuple[bool, int]] = field(default_factory=dict)
-    """By trace id, how slow: traces of the whole program come after all others."""
+    slow: dict[str, tuple[tuple[bool, int], str]] = field(default_factory=dict)
+    """How slow, and the trace's id; a trace of the whole program is less than all others."""
 
     def problems(self) -> list[Finding]:
         """The problems of the contract, those first that took most time."""
@@ -91,7 +90,7 @@ class Survey:
 
     def slowest(self) -> list[str]:
         """The ids of the slowest traces, slowest first."""
-        return sorted(self.slow, key=lambda trace_id: self.slow[trace_id], reverse=True)
+        return list(dict.fromkeys(trace_id for _, trace_id in sorted(self.slow.values(), reverse=True)))
 
 
 def survey(spans: Iterable[Span], selection: Selection, slowest: int) -> Survey:
@@ -102,7 +101,8 @@ def survey(spans: Iterable[Span], selection: Selection, slowest: int) -> Survey:
         if selection.admits(span):
             _find(result, span)
             if selection.is_narrow or span.is_local_root:
-                _offer(result, span, slowest)
+                # Asked for traces, show those asked for; else one of each kind, for they are much alike.
+                _offer(result, span, span.trace_id if selection.is_narrow else span.name, slowest)
     return result
 
 
@@ -155,22 +155,20 @@ def _words(span: Span) -> Iterator[tuple[str, Place | None]]:
     word = attributes.get(names.PROBLEM)
     if word is not None:
         yield str(word), created_place(span) if names.TASK_CREATED_FILE in attributes else code_place(span)
-    elif attributes.get(wanted.CANCEL_EXPECTED) is False:
-        by = place(attributes, wanted.CANCEL_BY_FILE, wanted.CANCEL_BY_LINE, wanted.CANCEL_BY_FUNCTION)
+    elif attributes.get(names.CANCEL_EXPECTED) is False:
+        by = place(attributes, names.CANCEL_BY_FILE, names.CANCEL_BY_LINE, names.CANCEL_BY_FUNCTION)
         yield "cancelled", by
     elif attributes.get(names.TASK_OUTCOME) == "error" and attributes.get(names.ERROR_TYPE) not in _GROUPS:
         yield "error", raised_place(span) or code_place(span)
 
 
-def _offer(result: Survey, span: Span, slowest: int) -> None:
-    """Keep the trace if it is one of the slowest so far."""
-    slow, key = result.slow, (span.attributes.get(names.TASK_KIND) != _MAIN, span.duration)
-    if span.trace_id in slow:
-        slow[span.trace_id] = max(slow[span.trace_id], key)
-        return
-    if len(slow) >= slowest:
-        fastest = min(slow, key=lambda trace_id: slow[trace_id], default=None)
-        if fastest is None or slow[fastest] >= key:
+def _offer(result: Survey, span: Span, key: str, slowest: int) -> None:
+    """Keep the trace if it is one of the slowest so far; one of each key."""
+    slow, rank = result.slow, (span.attributes.get(names.TASK_KIND) != _MAIN, span.duration)
+    if key not in slow and len(slow) >= slowest:
+        fastest = min(slow, key=lambda other: slow[other], default=None)
+        if fastest is None or slow[fastest][0] >= rank:
             return
         del slow[fastest]
-    slow[span.trace_id] = key
+    if key not in slow or slow[key][0] < rank:
+        slow[key] = rank, span.trace_id

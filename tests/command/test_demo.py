@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+
+import otel_asyncio
 
 from . import started
 from .started import COMMAND, Ended
@@ -31,6 +34,35 @@ def test_its_lines_are_a_program_s(demo: Ended) -> None:
 def test_the_unhandled_answer_of_the_bank_is_told(demo: Ended) -> None:
     assert "ConnectionError" in demo.err
     assert "the bank did not answer" in demo.err
+
+
+def line_of(code: str) -> int:
+    lines = (Path(otel_asyncio.__file__).parent / "demo" / "shop.py").read_text().splitlines()
+    (number,) = [number for number, line in enumerate(lines, 1) if code in line]
+    return number
+
+
+def finding(text: str, word: str) -> str:
+    """The paragraph that begins with this word."""
+    return next(part for part in text.split("\n\n") if re.match(rf"\s+[✗!] {word} ", part))
+
+
+def test_the_timeout_names_its_scope_and_what_it_waited_for(demo: Ended) -> None:
+    told = finding(demo.err, "timeout")
+    assert f"shop.py:{line_of('asyncio.timeout(0.25)')}" in told
+    assert f"ask_bank shop.py:{line_of('amount % 4 == 1')}" in told
+
+
+def test_the_cancelled_requests_name_who_cancelled_them_and_where_it_hit(demo: Ended) -> None:
+    told = finding(demo.err, "cancelled")
+    assert f"shop.py:{line_of('task.cancel()')}" in told
+    assert "by janitor" in told
+    assert f"it hit shop.py:{line_of('asyncio.sleep(30 + amount)')}" in told
+
+
+def test_the_contended_lock_names_who_waits_and_who_holds(demo: Ended) -> None:
+    line = line_of("async with till")
+    assert re.search(rf"await Lock\.acquire .* shop\.py:{line} held by Task-\d+ shop\.py:{line}", demo.err)
 
 
 def test_who_holds_the_loop_is_told(demo: Ended) -> None:
