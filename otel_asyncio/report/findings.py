@@ -70,7 +70,7 @@ def _details(finding: Finding, glyphs: Glyphs) -> Iterator[Text | Indented]:
     facts = f" {glyphs.dash} ".join([*_facts(finding), *_times(finding)])
     yield Indented(Text(facts).append(f" {glyphs.dash} trace {span.trace_id[:8]}", "page.quiet"))
     stack = frames(span)[:3]
-    if stack:
+    if stack and (len(stack) > 1 or finding.place is None or stack[0].long != finding.place.long):
         text = f" {glyphs.arrow} ".join(f"{frame.function} {frame.short}" for frame in reversed(stack))
         yield Indented(Text().append("in ", "page.quiet").append(text, "page.line"))
     for each in span.attributes.get(wanted.DEADLOCK_CYCLE, ()):

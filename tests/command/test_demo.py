@@ -55,7 +55,7 @@ def test_the_timeout_names_its_scope_and_what_it_waited_for(demo: Ended) -> None
 
 def test_the_cancelled_requests_name_who_cancelled_them_and_where_it_hit(demo: Ended) -> None:
     told = finding(demo.err, "cancelled")
-    assert f"shop.py:{line_of('task.cancel()')}" in told
+    assert f"shop.py:{line_of('task.cancel()  # WRONG')}" in told
     assert "by janitor" in told
     assert f"it hit shop.py:{line_of('asyncio.sleep(30 + amount)')}" in told
 

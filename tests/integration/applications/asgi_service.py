@@ -21,11 +21,14 @@ async def think():
     await asyncio.sleep(5)  # HIT
 
 
-async def give_up(request):
-    task = asyncio.create_task(think())
+async def watcher(task):
     await asyncio.sleep(0.2)
     task.cancel()  # CANCELS
-    await asyncio.wait([task])
+
+
+async def give_up(request):
+    task = asyncio.create_task(think())
+    await asyncio.gather(task, watcher(task), return_exceptions=True)
     return PlainTextResponse("found")
 
 
