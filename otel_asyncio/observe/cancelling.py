@@ -20,7 +20,7 @@ from otel_asyncio.observe.origins import Origins, handed_on
 from otel_asyncio.observe.overrides import OUR_CALLS, make_watching_step
 from otel_asyncio.observe.records import Counted
 from otel_asyncio.observe.rules import ASYNCIO_RULES, SCOPES, keeps_the_count
-from otel_asyncio.observe.shutdown import end_one
+from otel_asyncio.observe.shutdown import end_one, state_of
 from otel_asyncio.observe.storms import Storms
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Cancellations:
         self._observation = observation
         self._now = observation.clock.monotonic_ns
         self._depth, self._limit, self._messages = detail
-        self._guard = Guard("cancellation")
+        self.guard = Guard("cancellation")
         self._handlers = HandlerWatch()
         self._storms = Storms()
         self.origins = Origins(ASYNCIO_RULES)
@@ -70,12 +70,12 @@ class Cancellations:
 
     def requested(self, task: Any, message: Any, frame: Any) -> Request | None:
         """`cancel()` is called; the base has not been, so that the wake-up it announces gets the watching step."""
-        if not self.active or self._guard.failed or task.done():
+        if not self.active or self.guard.failed or task.done():
             return None
         try:
             return self._note(task, message, frame)
         except Exception as failure:  # noqa: BLE001 - the border of the package
-            self._guard.fail(failure)
+            self.guard.fail(failure)
             return None
         finally:
             task = frame = None
@@ -124,12 +124,12 @@ class Cancellations:
         """A `cancel` is handed to a loop by `call_soon_threadsafe`: note the line, in the thread that does it."""
         task = getattr(callback, "__self__", None)
         state: LoopState | None = getattr(loop, "_otel_asyncio", None)
-        if state is None or not isinstance(task, asyncio.Task) or not state.runs_elsewhere() or self._guard.failed:
+        if state is None or not isinstance(task, asyncio.Task) or not state.runs_elsewhere() or self.guard.failed:
             return
         try:
             state.handed[id(task)] = line_of_the_program(sys._getframe(2)), threading.current_thread().name
         except Exception as failure:  # noqa: BLE001 - the border of the package
-            self._guard.fail(failure)
+            self.guard.fail(failure)
 
     def watch(self, task: Any, record: Any, now: int) -> Any:
         """From its next announcement on the task runs with the watching step. Returns its record."""
@@ -166,7 +166,7 @@ class Cancellations:
         """`uncancel()` was called: by the scope that had asked, or by the program itself."""
         record = task._otel_asyncio
         cancellation: Cancellation | None = record.cancellation
-        if cancellation is None or cancellation.stage is Stage.SETTLED or self._guard.failed or not self.active:
+        if cancellation is None or cancellation.stage is Stage.SETTLED or self.guard.failed or not self.active:
             return
         try:
             scope = self._observation.timeouts.scope_of(frame)
@@ -176,9 +176,9 @@ class Cancellations:
             if request is not None:
                 self._take_back(task, record, cancellation, request)
                 if request.expiry is not None:
-                    self._observation.timeouts.left(request.expiry, task, frame, left)
+                    self._observation.timeouts.left(request.expiry, frame, left)
         except Exception as failure:  # noqa: BLE001 - the border of the package
-            self._guard.fail(failure)
+            self.guard.fail(failure)
         finally:
             task = frame = None
 
@@ -191,7 +191,7 @@ class Cancellations:
 
     def resumes(self, record: Any, task: Any) -> bool:
         """A task that is being cancelled is about to run. Returns whether its handlers are watched meanwhile."""
-        if self._guard.failed:
+        if self.guard.failed:
             return False
         try:
             if self._observation.timeouts.pending:
@@ -208,22 +208,22 @@ class Cancellations:
                 self._judge(record, task, cancellation, self._now())
             return record.cancellation is not None and not cancellation.brief and self._handlers.arm()
         except Exception as failure:  # noqa: BLE001 - the border of the package
-            self._guard.fail(failure)
+            self.guard.fail(failure)
             return False
 
     def _judge(self, record: Any, task: Any, cancellation: Cancellation, now: int) -> None:
         cancellation.waited += now - record.suspended
-        if cancellation.waited < self._limit or any(each.scope for each in cancellation.requests):
+        if cancellation.waited < self._limit:
             return
         if is_handling(task):
             cancellation.waited = 0
-        else:
+        elif not any(each.scope for each in cancellation.requests):
             self._settle(record, task, cancellation, Fate.SUPPRESSED)
 
     def suspends(self, record: Any, task: Any, looking: bool) -> None:
         """A task that is being cancelled, or was until just now, has run."""
         handler = self._handlers.disarm() if looking else None
-        if self._guard.failed or task.done():
+        if self.guard.failed or task.done():
             return
         try:
             if not record.timed:
@@ -234,17 +234,17 @@ class Cancellations:
             if record.cancellation is None and not waiting:
                 self._let_go(record)
         except Exception as failure:  # noqa: BLE001 - the border of the package
-            self._guard.fail(failure)
+            self.guard.fail(failure)
 
     def _let_go(self, record: Any) -> None:
         record.step = self._observation.step if record.timed else self._observation.unrecorded.step
 
     def ended(self, record: Any, task: Any, future: Any) -> None:
         """The last step of a task is over that was cancelled, or was to be."""
-        if self._guard.failed or not self.active:
+        if self.guard.failed or not self.active:
             return
         try:
-            state = self._state_of(record, task)
+            state = state_of(record, task)
             if state.shutdown is not None:
                 end_one(state, record, id(task), self._now())
             cancelled = task.cancelled()
@@ -256,7 +256,7 @@ class Cancellations:
             fate = Fate.HANDLED if not cancelled else Fate.CONVERTED if cancellation.first.own else Fate.DELIVERED
             self._settle(record, task, cancellation, fate)
         except Exception as failure:  # noqa: BLE001 - the border of the package
-            self._guard.fail(failure)
+            self.guard.fail(failure)
 
     def _by_itself(self, record: Any, task: Any, future: Any) -> None:
         """Nobody had asked: the CancelledError was raised in the task, or came from what it awaited."""
@@ -286,15 +286,12 @@ class Cancellations:
         cancellation.expected = at_once and request.expected
         self._count(record, task, request, fate, expected=cancellation.expected)
         if fate is not Fate.CONVERTED:
+            self._observation.timeouts.abandoned(cancellation)
             self._observation.ending.run(self._observation.sink.cancelled, record, cancellation)
         if fate is Fate.DELIVERED:
             record.cancellation = cancellation  # whoever awaits the task asks where its CancelledError came from
             cancellation.release()
 
     def _count(self, record: Any, task: Any, request: Request, fate: Fate, *, expected: bool) -> None:
-        state = self._state_of(record, task)
+        state = state_of(record, task)
         state.shard.cancellations[request.root.origin, fate, expected] += 1
-
-    @staticmethod
-    def _state_of(record: Any, task: Any) -> LoopState:
-        return record.loop if record.timed else task.get_loop()._otel_asyncio  # type: ignore[no-any-return]

@@ -10,6 +10,7 @@ from asyncio import base_events, timeouts
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from otel_asyncio.observe import anyio_scopes
 from otel_asyncio.observe.awaits import watch_groups
 from otel_asyncio.observe.create import make_create_task
 from otel_asyncio.observe.patching import replace, replace_shared, unbound, undo_all
@@ -24,18 +25,30 @@ if TYPE_CHECKING:
     from otel_asyncio.observe.observation import Observation
 
 
-def _watch_scopes() -> list[Callable[[], None]]:
-    """See the scopes of asyncio's that have a deadline."""
+def _watch_scopes(observation: Observation) -> list[Callable[[], None]]:
+    """See the scopes of asyncio's that have a deadline, and those of anyio as soon as it is there."""
+    undos = _watch_anyio(observation)
     return [
+        lambda: undo_all(undos),
         replace_shared(timeouts.Timeout, "reschedule", make_reschedule),
         replace_shared(asyncio.tasks, "_cancel_and_wait", make_cancel_and_wait),
     ]
 
 
+def _watch_anyio(observation: Observation) -> list[Callable[[], None]]:
+    backend = sys.modules.get(anyio_scopes.BACKEND)
+    if backend is not None and hasattr(backend, "CancelScope"):
+        return anyio_scopes.watch(observation, backend)
+    undos: list[Callable[[], None]] = []
+    then = lambda module: undos.extend(anyio_scopes.watch(observation, module))  # noqa: E731
+    undos.append(_when_imported(anyio_scopes.BACKEND, then))
+    return undos
+
+
 def install_on_classes(observation: Observation) -> Callable[[], None]:
     """Observe every loop of the process, those that exist and those to come, in every thread."""
     undos = _hook_class(observation, base_events.BaseEventLoop)
-    undos += [_watch_registrations(), observation.locks.install(), watch_groups(), *_watch_scopes()]
+    undos += [_watch_registrations(), observation.locks.install(), watch_groups(), *_watch_scopes(observation)]
     if "uvloop" in sys.modules:
         undos += _hook_class(observation, sys.modules["uvloop"].Loop)
     else:
@@ -142,7 +155,7 @@ def install_on_loop(observation: Observation, loop: Any) -> LoopState:
         _watch_registrations(),
         observation.locks.install(),
         watch_groups(),
-        *_watch_scopes(),
+        *_watch_scopes(observation),
     ]
     return observation.enrol(loop)
 

@@ -91,8 +91,8 @@ def follow_running(request: Request, state: LoopState) -> bool:
 
 
 def _made(maker: Any, record: Any) -> bool:
-    """Whether one task made the other; true where nobody kept it, of tasks that are only counted."""
-    return not record.timed or (maker is not None and maker.timed and maker.id == record.creator)
+    """Whether one task made the other; true where nobody kept it, and of a whole scope."""
+    return record is None or not record.timed or (maker is not None and maker.timed and maker.id == record.creator)
 
 
 def _explicitly(frame: FrameType, request: Request, state: LoopState) -> None:

@@ -23,6 +23,11 @@ class Shutdown:
         self.slowest_time = 0
 
 
+def state_of(record: Any, task: Any) -> LoopState:
+    """The state of the loop of a task, recorded or only counted."""
+    return record.loop if record.timed else task.get_loop()._otel_asyncio  # type: ignore[no-any-return]
+
+
 def begin_one(state: LoopState, task_id: int) -> None:
     """One more task is cancelled."""
     if state.shutdown is None:

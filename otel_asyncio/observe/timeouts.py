@@ -16,12 +16,12 @@ from otel_asyncio.observe.frames import frame_object, is_open, owner_of, owns, r
 from otel_asyncio.observe.leaving import LeavingWatch
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.records import Site
-from otel_asyncio.observe.scopes import WAIT_FOR, Api, Entry, Expiry, TimeoutOutcome, comes_from_scope
+from otel_asyncio.observe.scopes import RAISES, WAIT_FOR, Api, Entry, Expiry, TimeoutOutcome, comes_from_scope
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from otel_asyncio.observe.cancellation import Request
+    from otel_asyncio.observe.cancellation import Cancellation, Request
     from otel_asyncio.observe.observation import Observation
 
 _SECOND = 1_000_000_000
@@ -43,15 +43,19 @@ class Timeouts:
 
     def expired(self, scope: Any, request: Request) -> Expiry:
         """A `Timeout` has expired, and is about to cancel its task."""
-        entry: Any = getattr(scope, "_otel_asyncio", None)
-        expiry = Expiry(request.owner, Api.TIMEOUT, self._now())
+        noted = getattr(scope, "_otel_asyncio", None)
+        entry = Entry(*noted) if noted is not None else None
+        return self.deadline_passed(request.owner, scope._task, entry, scope._when)
+
+    def deadline_passed(self, record: Any, task: Any, entry: Entry | None, deadline: float) -> Expiry:
+        """The deadline of a scope of this task has passed (`deadline`: on the loop's clock)."""
+        expiry = Expiry(record, entry.api if entry is not None else Api.TIMEOUT, self._now())
         if entry is not None:
-            entry = Entry(*entry)
-            expiry.entered, expiry.context, expiry.api = entry.now, entry.context, entry.api
-            expiry.delay = round(max(0.0, scope._when - entry.time), 6)
+            expiry.entered, expiry.context = entry.now, entry.context
+            expiry.delay = round(max(0.0, deadline - entry.time), 6)
             expiry.expired = min(expiry.expired, entry.now + round(expiry.delay * _SECOND))
             expiry.site = Site(entry.code, entry.instruction)
-        expiry.links = tuple(reference for link in follow(scope._task) if (reference := reference_to(link)))
+        expiry.links = tuple(reference for link in follow(task) if (reference := reference_to(link)))
         return expiry
 
     def wait_for_expired(self, frame: FrameType, future: Any) -> None:
@@ -106,20 +110,26 @@ class Timeouts:
         scope = frame.f_locals.get("self") if frame.f_code in self._observation.cancellations.scopes else None
         return id(scope) if scope is not None else 0
 
-    def left(self, expiry: Expiry, task: Any, frame: FrameType, remaining: int) -> None:
+    def left(self, expiry: Expiry, frame: FrameType, remaining: int) -> None:
         """The scope is left: the CancelledError has come back to it, or never reached it."""
         expiry.left = self._now()
-        what = frame.f_locals
-        error = what.get("exc_type")
+        error = frame.f_locals.get("exc_type")
         if error is None:
             expiry.handler = self._observation.cancellations.handler()
             self._decide(expiry, TimeoutOutcome.ABSORBED)
-        elif issubclass(error, asyncio.CancelledError) and remaining <= what["self"]._cancelling:
-            self._raising(expiry, task, owner_of(frame.f_back))
+        elif self._becomes_an_error(expiry, frame, error, remaining):
+            self._raising(expiry, owner_of(frame.f_back))
         else:
             self._decide(expiry, TimeoutOutcome.HANDLED)
 
-    def _raising(self, expiry: Expiry, task: Any, owner: FrameType | None) -> None:
+    @staticmethod
+    def _becomes_an_error(expiry: Expiry, frame: FrameType, error: type[BaseException], remaining: int) -> bool:
+        """Whether the scope whose code runs in this frame lets a TimeoutError follow from what it gets."""
+        if expiry.api is Api.ANYIO:  # fail_after does, once the scope itself has swallowed it
+            return frame.f_back is not None and frame.f_back.f_code in RAISES
+        return issubclass(error, asyncio.CancelledError) and remaining <= frame.f_locals["self"]._cancelling
+
+    def _raising(self, expiry: Expiry, owner: FrameType | None) -> None:
         """A TimeoutError is raised where `owner` sees it; what that does with it shows when the step is over."""
         if owner is None:
             self._decide(expiry, TimeoutOutcome.RAISED)
@@ -177,6 +187,14 @@ class Timeouts:
                 continue
             out = expiry.returned is False or comes_from_scope(error)
             self._decide(expiry, TimeoutOutcome.RAISED if out else TimeoutOutcome.HANDLED)
+
+    def abandoned(self, cancellation: Cancellation) -> None:
+        """The task has ended, and its scopes were not all seen to be left: another one has taken over."""
+        for request in cancellation.requests:
+            expiry = request.expiry
+            if expiry is not None and expiry.record is request.owner and expiry.outcome is None and not expiry.left:
+                expiry.left = self._now()
+                self._decide(expiry, TimeoutOutcome.HANDLED)
 
     def _decide(self, expiry: Expiry, outcome: TimeoutOutcome) -> None:
         self._watch.disarm(expiry)
