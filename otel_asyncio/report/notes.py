@@ -90,8 +90,9 @@ def _holder(span: Span) -> Iterator[tuple[str, str]]:
     attributes = span.attributes
     held = place(attributes, names.RESOURCE_HOLDER_FILE, names.RESOURCE_HOLDER_LINE)
     if held is not None:
-        yield f"held by {clean(attributes.get(names.RESOURCE_HOLDER_TASK, 'a task'))}", "page.warning"
+        yield "held at", "page.warning"
         yield held.short, "page.line"
+        yield f"by {clean(attributes.get(names.RESOURCE_HOLDER_TASK, 'a task'))}", "page.warning"
 
 
 def _line(word: str, where: Place | None) -> Iterator[tuple[str, str]]:

@@ -98,7 +98,17 @@ def make_page(read: Read, selection: Selection | None = None, slowest: int = SLO
     for span in read(chosen):
         if span.trace_id in kept:
             kept[span.trace_id].add(span)
-    return Page(found, [build(trace_id, each.spans, each.left_out) for trace_id, each in kept.items() if each.spans])
+    trees = [build(trace_id, each.spans, each.left_out) for trace_id, each in kept.items() if each.spans]
+    return Page(found, trees if selection.is_narrow else list(_unlike(trees, found)))
+
+
+def _unlike(trees: Iterable[Tree], found: Survey) -> Iterator[Tree]:
+    """Without the slow ones of a kind that is shown already, for what went wrong in it."""
+    broken, kinds = set(_broken(found)), set()
+    for tree in trees:
+        if tree.trace_id in broken or tree.head.name not in kinds:
+            kinds.add(tree.head.name)
+            yield tree
 
 
 def _chosen(found: Survey, selection: Selection) -> list[str]:
@@ -106,5 +116,10 @@ def _chosen(found: Survey, selection: Selection) -> list[str]:
     slow = found.slowest()
     if selection.is_narrow:
         return slow
-    broken = [finding.worst.trace_id for finding in (*found.problems(), *found.others())]
-    return [*dict.fromkeys([*list(dict.fromkeys(broken))[:BROKEN], *slow])]
+    return list(dict.fromkeys([*_broken(found), *slow]))
+
+
+def _broken(found: Survey) -> list[str]:
+    """The traces with the worst of what went wrong."""
+    findings = (*found.problems(), *found.others())
+    return list(dict.fromkeys(finding.worst.trace_id for finding in findings))[:BROKEN]

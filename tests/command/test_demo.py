@@ -62,7 +62,7 @@ def test_the_cancelled_requests_name_who_cancelled_them_and_where_it_hit(demo: E
 
 def test_the_contended_lock_names_who_waits_and_who_holds(demo: Ended) -> None:
     line = line_of("async with till")
-    assert re.search(rf"await Lock\.acquire .* shop\.py:{line} held by Task-\d+ shop\.py:{line}", demo.err)
+    assert re.search(rf"await Lock\.acquire .* shop\.py:{line} held at shop\.py:{line} by Task-\d+", demo.err)
 
 
 def test_who_holds_the_loop_is_told(demo: Ended) -> None:

@@ -79,7 +79,9 @@ def test_an_expected_cancellation_is_no_finding() -> None:
 
 
 def test_a_lock_names_its_holder() -> None:
-    assert "held by Task-41 shop.py:37" in line_with(page(contract.locked()), "await Lock.acquire", "│", "shop.py:36")
+    assert "held at shop.py:37 by Task-41" in line_with(
+        page(contract.locked(), width=120), "await Lock.acquire", "│", "shop.py:36"
+    )
 
 
 def test_what_was_waited_for_stands_in_the_totals() -> None:

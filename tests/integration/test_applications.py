@@ -157,7 +157,7 @@ def test_a_reader_of_aiosmtpd_sees_which_line_was_slow(aiosmtpd: str) -> None:
 def test_a_reader_of_aiosmtpd_sees_who_waited_for_the_lock_and_who_held_it(aiosmtpd: str) -> None:
     where = place("mail_handler.py", "WAITS")
     assert ("Lock.acquire", where) in list(waits(aiosmtpd)), aiosmtpd
-    assert re.search(rf"await Lock\.acquire .*{re.escape(where)} held by \S+ {re.escape(where)}", aiosmtpd), aiosmtpd
+    assert re.search(rf"await Lock\.acquire .*{re.escape(where)} held at {re.escape(where)} by \S+", aiosmtpd), aiosmtpd
 
 
 def test_a_reader_of_aiosmtpd_sees_that_a_client_s_task_held_the_loop(aiosmtpd: str) -> None:
