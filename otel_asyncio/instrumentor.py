@@ -6,8 +6,9 @@ import asyncio
 import atexit
 import logging
 import os
+import sys
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from opentelemetry.instrumentation.environment_variables import OTEL_PYTHON_DISABLED_INSTRUMENTATIONS
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
@@ -16,12 +17,14 @@ from otel_asyncio.emit.metrics import metrics_of
 from otel_asyncio.emit.problems import ProblemReporter, Rate
 from otel_asyncio.emit.sink import SpanSink
 from otel_asyncio.emit.tracing import Tracing
+from otel_asyncio.observe import dump
 from otel_asyncio.observe.awaits import Waits
 from otel_asyncio.observe.cancellation import is_told_otherwise
 from otel_asyncio.observe.cancelling import CancelDetail
 from otel_asyncio.observe.clock import SYSTEM_CLOCK, Clock
 from otel_asyncio.observe.counters import Counters
 from otel_asyncio.observe.install import install_on_classes, install_on_loop
+from otel_asyncio.observe.loops import nothing
 from otel_asyncio.observe.observation import Observation
 from otel_asyncio.observe.records import NEVER, Limits, nanoseconds
 from otel_asyncio.observe.tasks import hide_own_frames, make_foreign, make_task
@@ -71,9 +74,14 @@ def wire(
     except Exception as error:  # noqa: BLE001 - the border of the package
         observation.switch_off_creation(error)
     atexit.register(observation.drain)
+    dump.known.add(observation)
+    stop_listening = nothing if settings.dump_signal is None else dump.when_signalled(settings.dump_signal)
     stop_counting = metrics.add(counters, settings.metric_functions, observation.probe_loops)
 
     def unwire() -> None:
+        stop_listening()
+        observation.waits = None
+        dump.known.discard(observation)
         atexit.unregister(observation.drain)
         observation.drain()
         tracing.close()
@@ -86,7 +94,8 @@ class AsyncioInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     """Traces every asyncio task of the process: all loops, made before or after, in every thread, uvloop's too.
 
     A singleton, like every instrumentor of OpenTelemetry; the entry point `otel_asyncio` makes
-    `opentelemetry-instrument` use it. Does not wrap coroutines, touch signals or start a thread.
+    `opentelemetry-instrument` use it. Does not wrap coroutines or start a thread, and touches no signal but the one
+    that the setting `dump_signal` names.
     """
 
     _undo: Callable[[], None] | None = None
@@ -187,6 +196,17 @@ def task_factory(
         return make_foreign(state, inner, coro, kwargs.get("context"), loop, coro, **kwargs)
 
     return composed
+
+
+def dump_tasks(file: TextIO | None = None) -> None:
+    """Print the tree of live tasks of every observed loop: who awaits whom, where and since when, and its time so far.
+
+    Safe from any thread, also while a loop is blocked: it takes no lock and waits for nobody.
+
+    Args:
+        file: what to write to; default: `sys.stderr`.
+    """
+    (sys.stderr if file is None else file).write(dump.text_of_tasks())
 
 
 def _mention_contrib() -> None:

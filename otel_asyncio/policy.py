@@ -22,6 +22,7 @@ class Policy:
         self.roots = settings.root_tasks != "none"
         self.root_problems_only = settings.root_tasks == "problems"
         self.root_context = settings.root_context
+        self.executor_context = settings.executor_context
         self.min_task_duration = int(min(settings.min_task_duration, 1e9) * 1e9)
         self._include = _compile(settings.include)
         self._exclude = _compile(settings.exclude)

@@ -110,7 +110,7 @@ def test_only_the_composition_root_knows_both_halves() -> None:
 
 
 def test_the_public_names_are_these() -> None:
-    expected = {"AsyncioInstrumentor", "Settings", "Telemetry", "configure", "render", "task_factory"}
+    expected = {"AsyncioInstrumentor", "Settings", "Telemetry", "configure", "dump_tasks", "render", "task_factory"}
     assert set(otel_asyncio.__all__) == expected
 
 

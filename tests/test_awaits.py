@@ -425,6 +425,20 @@ def test_what_fails_in_looking_at_a_wait_is_said_once_and_the_program_goes_on(
     assert len(spans.of("main")) == 1
 
 
+def test_a_wait_that_ends_after_tracing_has_stopped_leaves_no_span(run: Any, spans: Spans) -> None:
+    async def main() -> None:
+        with spans.tracer.start_as_current_span("request"):
+            with instrumented(spans, await_threshold=0.01):
+                event = asyncio.Event()
+                task = asyncio.create_task(event.wait())
+                await asyncio.sleep(0.02)
+                event.set()  # the other one's next step is announced, and runs when all is over
+            await task
+
+    run(main())
+    assert not [span for span in spans.all() if span.name == "await Event.wait"]
+
+
 def test_a_cancelled_wait_is_told_like_any_other() -> None:
     async def main(loop: AutojumpLoop, tracer: Any) -> None:
         with tracer.start_as_current_span("request"):

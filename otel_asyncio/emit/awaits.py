@@ -9,7 +9,7 @@ from opentelemetry.trace import SpanContext
 
 from otel_asyncio.emit import names
 from otel_asyncio.emit.current import SPAN_KEY, current_telemetry, is_suppressed, telemetry_context
-from otel_asyncio.emit.intervals import link_to
+from otel_asyncio.emit.intervals import ids_of, link_to
 from otel_asyncio.emit.stacks import frame_attributes, stacktrace
 
 if TYPE_CHECKING:
@@ -145,12 +145,14 @@ def _links(wait: Wait) -> Iterator[Link]:
         if isinstance(awaited.span, SpanContext):
             yield link_to(awaited.span, names.LINK_AWAITED)
     holder = None if wait.hold is None else holder_span(wait.hold)
-    if holder is not None:
-        yield link_to(holder, names.LINK_HOLDER)
+    if holder is not None and (ids := ids_of(holder)).is_valid:
+        yield link_to(ids, names.LINK_HOLDER)
 
 
 def holder_span(hold: Hold) -> Any:
-    """The innermost span open in the task that holds a lock, as far as that can be told; else the task's own."""
+    """The innermost span that was open in the task when it released the lock, or that is open now; else its own."""
+    if hold.place is not None:
+        return hold.place
     own = None if hold.record is None else hold.record.span
     task: Any = hold.task() if hold.task is not None else None
     if own is None or isinstance(own, SpanContext) or not hasattr(task, "get_context"):  # 3.12

@@ -61,3 +61,8 @@ def context_with(span: Span, telemetry: Mapping[str, Any]) -> contextvars.Contex
     alone = len(telemetry) == (SPAN_KEY in telemetry)
     context.run(_make_current, Context({SPAN_KEY: span} if alone else {**telemetry, SPAN_KEY: span}))
     return context
+
+
+def make_current_in(context: contextvars.Context, telemetry: Context) -> None:
+    """Set OpenTelemetry's context inside one that nobody is in, and that is nobody else's."""
+    context.run(_make_current, telemetry)

@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 
 def link_to(target: Any, kind: str) -> Link:
     """A link of this type to a span, or to its ids."""
-    ids = target if hasattr(target, "trace_id") else target.get_span_context()
-    return Link(ids, {names.LINK_TYPE: kind})
+    return Link(ids_of(target), {names.LINK_TYPE: kind})
+
+
+def ids_of(target: Any) -> SpanContext:
+    """The ids of a span, or the ids themselves."""
+    return target if hasattr(target, "trace_id") else target.get_span_context()  # type: ignore[no-any-return]
 
 
 class Intervals:
@@ -50,8 +54,7 @@ class Intervals:
             return None
         context = Context()
         if parent is not None:
-            ids = parent if hasattr(parent, "trace_id") else parent.get_span_context()
-            context = set_span_in_context(NonRecordingSpan(ids), context)
+            context = set_span_in_context(NonRecordingSpan(ids_of(parent)), context)
         span = tracer.start_span(
             name, context=context, attributes=dict(attributes), links=tuple(links), start_time=start
         )

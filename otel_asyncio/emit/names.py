@@ -10,6 +10,7 @@ CODE_FILE_PATH = "code.file.path"
 CODE_LINE_NUMBER = "code.line.number"
 CODE_STACKTRACE = "code.stacktrace"
 ERROR_TYPE = "error.type"
+THREAD_ID = "thread.id"
 THREAD_NAME = "thread.name"
 EXCEPTION_TYPE = "exception.type"
 EXCEPTION_MESSAGE = "exception.message"
@@ -72,6 +73,10 @@ SHUTDOWN_CANCELLED = "asyncio.shutdown.cancelled"
 SHUTDOWN_SLOWEST = "asyncio.shutdown.slowest"
 SHUTDOWN_SLOWEST_TIME = "asyncio.shutdown.slowest_time"
 
+EXECUTOR_KIND = "asyncio.executor.kind"
+EXECUTOR_QUEUED_TIME = "asyncio.executor.queued_time"
+EXECUTOR_RUN_TIME = "asyncio.executor.run_time"
+
 EVENTLOOP_ID = "asyncio.eventloop.id"
 EVENTLOOP_IMPLEMENTATION = "asyncio.eventloop.implementation"
 
@@ -109,6 +114,11 @@ def timeout_span(function: str) -> str:
 
 
 SHUTDOWN_SPAN = "asyncio.shutdown"
+
+
+def executor_span(function: str) -> str:
+    """The name of the span of work that was handed to an executor."""
+    return f"executor {function}"
 
 
 def problem_span(problem: str) -> str:

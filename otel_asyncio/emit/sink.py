@@ -10,6 +10,7 @@ from otel_asyncio.emit.attributes import function_name
 from otel_asyncio.emit.awaits import AwaitSpans
 from otel_asyncio.emit.cancellations import CancelSpans, ShutdownSpans
 from otel_asyncio.emit.current import SPAN_KEY, context_with, current_telemetry, is_suppressed, telemetry_context
+from otel_asyncio.emit.executors import ExecutorSpans
 from otel_asyncio.emit.intervals import Intervals
 from otel_asyncio.emit.lineage import ROOT, Place, make_place
 from otel_asyncio.emit.timeouts import TimeoutSpans
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from otel_asyncio.emit.problems import ProblemReporter
     from otel_asyncio.emit.tracing import Tracing
     from otel_asyncio.observe.awaits import Wait
+    from otel_asyncio.observe.calls import Call
     from otel_asyncio.observe.cancellation import Cancellation
     from otel_asyncio.observe.counters import Counters
     from otel_asyncio.observe.problems import Problem
@@ -50,6 +52,9 @@ class SpanSink:
         self._cancels = CancelSpans(intervals, problems, counters)
         self._timeouts = TimeoutSpans(intervals, problems, counters)
         self.shut_down = ShutdownSpans(intervals).emit
+        self._executors = ExecutorSpans(
+            tracing, problems, self.innermost, wants_all=policy.wants_all, carry=policy.executor_context
+        )
         self._unsampled: object = self  # the unsampled span seen last, which is known at a glance
 
     def place(self, context: Context | None, running: TaskRecord | None) -> Place | None:
@@ -121,6 +126,14 @@ class SpanSink:
         telemetry = current_telemetry() if context is None else telemetry_context(context)
         current = telemetry.get(SPAN_KEY)
         return None if current is INVALID_SPAN or current is own.place.around or current is own.current else current
+
+    def submitted(self, call: Call) -> None:
+        """Open the span of work that is handed to an executor."""
+        self._executors.submitted(call)
+
+    def returned(self, call: Call, error: BaseException | None) -> None:
+        """End the span of work that an executor has done, or dropped."""
+        self._executors.returned(call, error)
 
     def nest(self, record: TaskRecord) -> Any:
         """The span that a long wait of this task lies under; None where none is open, or nobody is to hear of it."""

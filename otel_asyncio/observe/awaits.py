@@ -7,7 +7,7 @@ import gc
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from otel_asyncio.observe.chain import TASKS, Chain, chain_of, follow
+from otel_asyncio.observe.chain import GATHERING, TASKS, Chain, behind_shield, chain_of, follow
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.patching import replace_shared
 from otel_asyncio.observe.records import TaskRecord
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from otel_asyncio.observe.observer import Sink
     from otel_asyncio.observe.resources import Hold, Locks
 
-_GATHERING: Any = asyncio.tasks._GatheringFuture  # type: ignore[attr-defined]
 _WAIT: Any = asyncio.tasks._wait.__code__  # type: ignore[attr-defined]
 _GROUP_EXITS = {"TaskGroup.__aexit__", "TaskGroup._aexit"}
 _LAST = "_otel_asyncio"
@@ -118,30 +117,33 @@ class Waits:
 
 def awaited_by(links: list[Any]) -> tuple[TaskRecord, ...]:
     """The records of the tasks that a chain waits for and that have ended, the last one first."""
-    records = _records(links)
+    records = [getattr(task, "_otel_asyncio", None) for task in tasks_of(links)]
+    records += [vars(group).get(_LAST) for group in _groups(links)]
     ended = [record for record in records if type(record) is TaskRecord and record.outcome is not None]
     return tuple(sorted(ended, key=lambda record: record.ended, reverse=True))
 
 
-def _records(links: list[Any]) -> list[Any]:
-    end = links[-1] if links else None
+def tasks_of(links: list[Any]) -> list[Any]:
+    """The tasks that a chain waits for: the one, those of a gather, of `asyncio.wait`, of a TaskGroup those left."""
+    end = behind_shield(links[-1]) if links else None
     if issubclass(type(end), TASKS):
-        return _of_tasks([end])
-    if isinstance(end, _GATHERING):
-        return _of_tasks(end._children)
+        return [end]
+    tasks: Iterable[Any] = ()
     coro = next((item for item in reversed(links) if type(item) is CoroutineType), None)
-    if coro is None:
+    if isinstance(end, GATHERING):
+        tasks = end._children
+    elif coro is not None and coro.cr_code is _WAIT:  # its local `fs`
+        tasks = next((item for item in gc.get_referents(coro) if type(item) is set), ())
+    else:
+        tasks = [task for group in _groups(links) for task in tuple(group._tasks)]
+    return [task for task in tasks if issubclass(type(task), TASKS)]
+
+
+def _groups(links: list[Any]) -> list[Any]:
+    coro = next((item for item in reversed(links) if type(item) is CoroutineType), None)
+    if coro is None or coro.cr_code.co_qualname not in _GROUP_EXITS:
         return []
-    if coro.cr_code is _WAIT:  # of asyncio.wait: its local `fs`
-        return _of_tasks(next((item for item in gc.get_referents(coro) if type(item) is set), ()))
-    if coro.cr_code.co_qualname in _GROUP_EXITS:
-        groups = (item for item in gc.get_referents(coro) if issubclass(type(item), asyncio.TaskGroup))
-        return [vars(group).get(_LAST) for group in groups]
-    return []
-
-
-def _of_tasks(tasks: Iterable[Any]) -> list[Any]:
-    return [getattr(task, "_otel_asyncio", None) for task in tasks if issubclass(type(task), TASKS)]
+    return [item for item in gc.get_referents(coro) if issubclass(type(item), asyncio.TaskGroup)]
 
 
 def watch_groups() -> Callable[[], None]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _FARTHEST = 2_000
 
 _OPAQUE = {"async_generator_asend", "async_generator_athrow", "anext_awaitable", "coroutine_wrapper", "FutureIter"}
-_GATHERING: Any = asyncio.tasks._GatheringFuture  # type: ignore[attr-defined]
+GATHERING: Any = asyncio.tasks._GatheringFuture  # type: ignore[attr-defined]
 
 # Both kinds at once: nest_asyncio puts the one in Python where the other was.
 TASKS: Any = (asyncio.Task, asyncio.tasks._PyTask)  # type: ignore[attr-defined]
@@ -217,9 +217,7 @@ def _function_in_thread(to_thread: Any) -> str:
 
 def name_of(function: Any) -> str:
     """The qualified name of a callable, behind `functools.partial`; that of its type where it has none."""
-    for _ in range(8):
-        if not isinstance(function, functools.partial):
-            break
+    while isinstance(function, functools.partial):
         function = function.func
     name = getattr(function, "__qualname__", None)
     return name if isinstance(name, str) else type(function).__qualname__
@@ -227,8 +225,8 @@ def name_of(function: Any) -> str:
 
 def _awaited(end: Any, innermost: Frame | None) -> str:
     """What is awaited where no library is in between."""
-    end = _behind_shield(end)
-    if isinstance(end, _GATHERING):
+    end = behind_shield(end)
+    if isinstance(end, GATHERING):
         return "gather"
     if isinstance(end, TASKS):
         return f"task {describe(end.get_coro())[1]}"
@@ -240,7 +238,7 @@ def _awaited(end: Any, innermost: Frame | None) -> str:
     return owner if owner and name in _UNNAMED else innermost.qualname
 
 
-def _behind_shield(future: Any) -> Any:
+def behind_shield(future: Any) -> Any:
     """The future that `asyncio.shield` protects, as long as it is not done."""
     callbacks: Any = future._callbacks if issubclass(type(future), _FUTURES) else None
     for callback, _ in callbacks or ():

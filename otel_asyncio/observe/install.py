@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from otel_asyncio.observe import anyio_scopes
 from otel_asyncio.observe.awaits import watch_groups
 from otel_asyncio.observe.create import make_create_task
+from otel_asyncio.observe.executors import comes_from_to_thread, handing_over, make_run_in_executor
 from otel_asyncio.observe.patching import replace, replace_shared, unbound, undo_all
 from otel_asyncio.observe.scopes import make_cancel_and_wait, make_reschedule
 from otel_asyncio.observe.steps import make_call_soon, make_call_soon_threadsafe
+from otel_asyncio.observe.tasks import hide_own_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -72,6 +74,7 @@ def _hook_class(observation: Observation, cls: Any) -> list[Callable[[], None]]:
         replace(cls, "call_soon", make_call_soon(observation, cls.call_soon)),
         replace(cls, "call_soon_threadsafe", make_call_soon_threadsafe(observation, cls.call_soon_threadsafe)),
         replace(cls, "create_task", make_create_task(observation, cls.create_task)),
+        replace(cls, "run_in_executor", make_run_in_executor(observation.executors, cls.run_in_executor)),
         replace(cls, "call_exception_handler", call_exception_handler),
         replace(cls, "close", close),
     ]
@@ -129,6 +132,7 @@ def install_on_loop(observation: Observation, loop: Any) -> LoopState:
     ref = weakref.ref(loop)
     announce = make_call_soon(observation, unbound(loop, "call_soon"))
     announce_threadsafe = make_call_soon_threadsafe(observation, unbound(loop, "call_soon_threadsafe"))
+    hand_over = handing_over(observation.executors, unbound(loop, "run_in_executor"))
     plain_handler, plain_close = unbound(loop, "call_exception_handler"), unbound(loop, "close")
 
     def call_soon(callback: Any, *args: Any, context: Any = None) -> Any:
@@ -137,25 +141,35 @@ def install_on_loop(observation: Observation, loop: Any) -> LoopState:
     def call_soon_threadsafe(callback: Any, *args: Any, context: Any = None) -> Any:
         return announce_threadsafe(ref(), callback, *args, context=context)
 
+    def run_in_executor(executor: Any, func: Any, *args: Any) -> Any:
+        try:
+            return hand_over(ref(), executor, func, args, comes_from_to_thread())
+        except BaseException as error:
+            hide_own_frames(error, keep=0)
+            raise
+
     def call_exception_handler(context: Any) -> None:
         observation.handler_called(context)
         plain_handler(ref(), context)
 
     def close() -> None:
-        alive = ref()
+        # Weak references to what the collector has found are dead before `__del__` runs, which closes a loop.
+        alive = ref() or sys._getframe(1).f_locals["self"]
         plain_close(alive)
         observation.loop_closed(alive)
         undo_all(undos)
 
-    undos = [
+    # What is shared with other loops goes when this one is closed, or gone without that.
+    shared = [_watch_registrations(), observation.locks.install(), watch_groups(), *_watch_scopes(observation)]
+    unshare = weakref.finalize(loop, undo_all, shared)
+    unshare.atexit = False
+    undos: list[Callable[[], Any]] = [
+        unshare,
         replace(loop, "call_soon", call_soon),
         replace(loop, "call_soon_threadsafe", call_soon_threadsafe),
+        replace(loop, "run_in_executor", run_in_executor),
         replace(loop, "call_exception_handler", call_exception_handler),
         replace(loop, "close", close),
-        _watch_registrations(),
-        observation.locks.install(),
-        watch_groups(),
-        *_watch_scopes(observation),
     ]
     return observation.enrol(loop)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from otel_asyncio.observe import shutdown
 from otel_asyncio.observe.cancelling import CancelDetail, Cancellations
 from otel_asyncio.observe.code import creation_site
+from otel_asyncio.observe.executors import Executors
 from otel_asyncio.observe.loops import LoopState, nothing
 from otel_asyncio.observe.looptime import probe
 from otel_asyncio.observe.misuse import Misuses
@@ -67,9 +68,9 @@ class Observation:
         self.creation, self.ending, self.problems = Guard("creation"), Guard("ending"), Guard("problems")
         self.misuses = Misuses(sink, clock, self.problems)
         self.place = sink.place
-        self.waits: Waits | None = None
-        """Set where long waits are looked at, as `limits.wait` says."""
-        self.locks = Locks(clock.monotonic_ns)
+        self.waits: Waits | None = None  # set where long waits are looked at, as `limits.wait` says
+        self.locks = Locks(clock.monotonic_ns, sink.nest)
+        self.executors = Executors(sink, clock, self.running_record, limits.wait)
         self.timeouts = Timeouts(self, detail.depth)
         self.cancellations = Cancellations(self, detail)
         self.step: Any = make_step(self)
@@ -172,10 +173,7 @@ class Observation:
             record.end_first_step(self.clock.monotonic_ns())
 
     def waited(self, record: TaskRecord, task: Any, future: Any, ready: int, started: int) -> None:
-        """A task runs again after a long wait for `future` (None: not known), about to leave the line it waited on.
-
-        Ready since `ready`; running since `started`; waiting since `record.suspended`.
-        """
+        """A task runs again, since `started`, after a long wait for `future` (None: not known); ready at `ready`."""
         if self.waits is not None:
             self.waits.over(record, task, ready, started)
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from otel_asyncio.observe.awaits import Wait
+    from otel_asyncio.observe.calls import Call
     from otel_asyncio.observe.cancellation import Cancellation
     from otel_asyncio.observe.loops import LoopState
     from otel_asyncio.observe.problems import Problem
@@ -36,6 +37,17 @@ class Sink(Protocol):
 
     def opened(self, record: TaskRecord, place: Any, context: Context | None) -> Context | None:
         """The task is about to be made. Returns the context to make it in (None: a copy of the current one)."""
+        ...
+
+    def submitted(self, call: Call) -> None:
+        """A function is about to be handed to an executor, by the task that runs now or by nobody.
+
+        May set `call.activity`, whose `enter` and `leave` are called in a worker thread around the function.
+        """
+        ...
+
+    def returned(self, call: Call, error: BaseException | None) -> None:
+        """An executor is through with it. In a worker's thread, or where it was cancelled."""
         ...
 
     def nest(self, record: TaskRecord) -> Any:

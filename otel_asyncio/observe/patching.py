@@ -61,7 +61,7 @@ def replace_shared(owner: Any, name: str, make: Callable[[Any], Any]) -> Callabl
     return give_up
 
 
-def undo_all(undos: list[Callable[[], None]]) -> None:
+def undo_all(undos: list[Callable[[], Any]]) -> None:
     """Undo in the reverse order."""
     while undos:
         undos.pop()()

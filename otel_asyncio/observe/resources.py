@@ -73,6 +73,8 @@ class Hold(NamedTuple):
     """The line that took it, as code and instruction; None where no line of the program did."""
     until: int | None = None
     """When it was released; None while it is held."""
+    place: Any = None
+    """Under what its task stood when it released the lock to somebody who waited: the sink's answer to `nest`."""
 
     @property
     def site(self) -> Site | None:
@@ -90,6 +92,10 @@ class Hold(NamedTuple):
 
 
 _make_hold: Callable[[tuple[Any, ...]], Hold] = partial(tuple.__new__, Hold)
+
+
+def _current_task() -> Any:
+    return None if asyncio._get_running_loop() is None else asyncio.current_task()
 
 
 _watching: list[Locks] = []
@@ -110,8 +116,9 @@ def _noticing(before: Callable[..., None]) -> Callable[..., None]:
 class Locks:
     """Who holds which lock. One entry for each lock that is held, written only by the thread of the lock's loop."""
 
-    def __init__(self, now: Callable[[], int]) -> None:
+    def __init__(self, now: Callable[[], int], nest: Callable[[TaskRecord], Any] = lambda _: None) -> None:
         self._now = now
+        self._nest = nest
         self._guard = Guard("locks")
         self._installed = 0
         self._holds: dict[int, Hold] = {}
@@ -164,7 +171,7 @@ class Locks:
             self._guard.fail(error)
 
     def _taken(self, lock: Any) -> None:
-        task = None if asyncio._get_running_loop() is None else asyncio.current_task()
+        task = _current_task()
         record = None if task is None else getattr(task, "_otel_asyncio", None)
         holds = self._holds
         if len(holds) >= _PURGE_AT:
@@ -177,6 +184,7 @@ class Locks:
                 self._now(),
                 creation_point(4),
                 None,
+                None,
             )
         )
 
@@ -187,7 +195,9 @@ class Locks:
                 self._past.pop(id(lock), None)
         elif hold is not None:
             past = self._past.setdefault(id(lock), [])
-            past.append(hold._replace(until=self._now()))
+            by_itself = hold.task is not None and hold.task() is _current_task()
+            place = self._nest(hold.record) if by_itself and hold.record is not None else None
+            past.append(hold._replace(until=self._now(), place=place))
             del past[:-_REMEMBERED]
 
     def _purge(self) -> None:

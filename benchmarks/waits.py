@@ -1,0 +1,129 @@
+"""What it costs to be ready for a slow wait: ratios per fast await, per lock acquired, per piece of work in a thread.
+
+    python benchmarks/waits.py [--rounds N]
+
+In one process, rounds with and without taking turns, so that what the machine does hits both; the middle of the ratios
+of neighbours is told, with the middle half. Needs this project in the environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from opentelemetry.sdk.trace import TracerProvider
+
+import otel_asyncio
+
+AWAITS, LOCKS, CALLS = 20_000, 20_000, 500
+Round = Callable[[], float]
+
+
+@contextmanager
+def traced(**settings: Any) -> Iterator[None]:
+    """The process traced, to nowhere."""
+    instrumentor = otel_asyncio.AsyncioInstrumentor()
+    instrumentor.instrument(tracer_provider=TracerProvider(), settings=otel_asyncio.Settings(**settings))
+    try:
+        yield
+    finally:
+        instrumentor.uninstrument()
+
+
+async def fast_awaits() -> float:
+    start = time.perf_counter()
+    for _ in range(AWAITS):
+        await asyncio.sleep(0)
+    return (time.perf_counter() - start) / AWAITS
+
+
+async def locks() -> float:
+    lock = asyncio.Lock()
+    start = time.perf_counter()
+    for _ in range(LOCKS):
+        async with lock:
+            pass
+    return (time.perf_counter() - start) / LOCKS
+
+
+async def contended_locks() -> float:
+    lock = asyncio.Lock()
+
+    async def takes(count: int) -> None:
+        for _ in range(count):
+            async with lock:
+                await asyncio.sleep(0)
+
+    start = time.perf_counter()
+    await asyncio.gather(takes(LOCKS // 20), takes(LOCKS // 20))
+    return (time.perf_counter() - start) / (LOCKS // 10)
+
+
+async def calls() -> float:
+    loop = asyncio.get_running_loop()
+    start = time.perf_counter()
+    for _ in range(CALLS):
+        await loop.run_in_executor(None, int)
+    return (time.perf_counter() - start) / CALLS
+
+
+def timed(program: Callable[[], Coroutine[Any, Any, float]], around: Any) -> float:
+    """Seconds for one, off a fresh loop, with this around it."""
+    gc.collect()
+    with around(), asyncio.Runner() as runner:
+        return runner.run(program())
+
+
+def compared(program: Any, without: Any, with_it: Any, rounds: int) -> tuple[float, list[float], float]:
+    """The middle of the seconds without, the quartiles of the ratios, and the middle of what is added."""
+    timed(program, without), timed(program, with_it)
+    before, ratios, added = [], [], []
+    for number in range(rounds):
+        pair = (without, with_it) if number % 2 else (with_it, without)
+        first, second = timed(program, pair[0]), timed(program, pair[1])
+        bare, watched = (first, second) if number % 2 else (second, first)
+        before.append(bare)
+        ratios.append(watched / bare)
+        added.append(watched - bare)
+    return statistics.median(before), statistics.quantiles(ratios, n=4), statistics.median(added)
+
+
+def bare() -> Any:
+    return nullcontext()
+
+
+def hook_only() -> Any:
+    return traced(await_threshold=math.inf)
+
+
+ROWS = (
+    ("fast await, with await spans against without", fast_awaits, hook_only, traced),
+    ("`async with lock`, nobody waiting, against bare", locks, bare, traced),
+    ("`async with lock`, two taking turns, against bare", contended_locks, bare, traced),
+    ("`run_in_executor`, recorded, against bare", calls, bare, traced),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=21)
+    rounds = parser.parse_args().rounds
+    print("| | without | adds | ratio (middle half) |")
+    print("| --- | --- | --- | --- |")
+    for title, program, without, with_it in ROWS:
+        before, (low, middle, high), added = compared(program, without, with_it, rounds)
+        print(
+            f"| {title} | {before * 1e6:.2f} µs | {added * 1e6:+.2f} µs | {middle:.2f}× ({low:.2f} … {high:.2f}) |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""Work handed to an executor: when it was queued, when it ran, in which thread, whether it had to wait for a worker.
+
+`loop.run_in_executor` is what `asyncio.to_thread` calls, and asyncio itself for name look-ups. What is handed to a pool
+of threads is put into a callable that notes the times; what goes into a pool of processes is pickled there, so it is
+left alone, and the future that stands for it is asked instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import sys
+import threading
+import weakref
+from asyncio import base_events, threads
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from otel_asyncio.observe.calls import Call, ExecutorKind, Stage
+from otel_asyncio.observe.observer import Guard
+from otel_asyncio.observe.tasks import hide_own_frames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor, Future
+
+    from otel_asyncio.observe.clock import Clock
+    from otel_asyncio.observe.observer import Sink
+    from otel_asyncio.observe.records import TaskRecord
+
+_TO_THREAD = threads.to_thread.__code__
+_STOCK = base_events.BaseEventLoop.run_in_executor
+# A pool of interpreters (3.14) is a pool of threads which pickles what it is given; this is what it overrides.
+_PREPARE = getattr(ThreadPoolExecutor, "prepare_context", None)
+
+
+class Work:
+    """What is handed to a pool of threads in place of the function; it has the names that the function has."""
+
+    __slots__ = ("_call", "_executors", "_function")
+
+    def __init__(self, executors: Executors, call: Call, function: Any) -> None:
+        self._executors, self._call, self._function = executors, call, function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the function; what it returns and raises is what this does, to the traceback."""
+        executors, call = self._executors, self._call
+        token = executors.begin(call)
+        try:
+            return self._function(*args, **kwargs)
+        except BaseException as error:
+            error.__traceback__ = error.__traceback__.tb_next  # type: ignore[union-attr]  # this frame, taken off
+            raise
+        finally:
+            executors.end(call, token)
+            del self, args, kwargs  # the frame of a function that raised leads back here
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._function, name)
+
+    def __reduce_ex__(self, _: Any) -> Any:
+        return _itself, (self._function,)  # where a pool pickles it after all, the function is what arrives
+
+
+class Executors:
+    """Follows the work that loops hand to executors.
+
+    Args:
+        sink: makes a span of each, and carries OpenTelemetry's context along.
+        clock: where time comes from.
+        running: the record of the task that runs in this thread.
+        longest_wait: work that waits for a busy worker for longer (ns) says that its pool is saturated.
+    """
+
+    def __init__(self, sink: Sink, clock: Clock, running: Callable[[], TaskRecord | None], longest_wait: int) -> None:
+        self._sink = sink
+        self._clock = clock
+        self._running = running
+        self._longest_wait = longest_wait
+        self._guard = Guard("executors")
+        self._last_end: dict[int, int] = {}
+        """When each worker thread was last seen to end something."""
+        self._proven: weakref.WeakSet[Executor] = weakref.WeakSet()
+        """The pools of processes that have done something: before that, waiting is for them to start."""
+
+    def submitting(self, loop: Any, executor: Any, function: Any, *, strict: bool, in_copy: bool) -> Call | None:
+        """A function is about to be handed to an executor. None: it is to be handed over as it is, and not followed.
+
+        `in_copy`: whether it runs in a context of its own, as `asyncio.to_thread` makes one.
+        """
+        if self._guard.failed or not callable(function):
+            return None
+        try:
+            if (strict or loop.get_debug()) and inspect.iscoroutinefunction(function):
+                return None  # refused by the loop, in its own words
+            call = Call(self._running(), _kind_of(loop, executor), function, self._clock)
+            if in_copy:
+                call.context = _context_of(function)
+            self._sink.submitted(call)
+        except Exception as error:  # noqa: BLE001 - the border of the package
+            self._guard.fail(error)
+            return None
+        return call
+
+    def follow(self, call: Call, executor: Any, future: Any) -> None:
+        """The function was handed over; `future` is what the loop has made of it."""
+        try:
+            source = _source_of(future)
+            if source is None:
+                return
+            if call.kind is ExecutorKind.PROCESS:
+                self._watch_start(call, executor, source)
+            source.add_done_callback(functools.partial(self._done, call, weakref.ref(executor) if executor else None))
+        except Exception as error:  # noqa: BLE001 - the border of the package
+            self._guard.fail(error)
+
+    def begin(self, call: Call) -> Any:
+        """A worker thread begins; what is returned is for `end`."""
+        try:
+            call.advance(Stage.RUNNING)
+            call.thread_id, call.thread_name = threading.get_ident(), threading.current_thread().name
+            call.started = self._clock.monotonic_ns()
+            was_busy = self._last_end.get(call.thread_id, 0) > call.queued
+            call.saturated = was_busy and call.started - call.queued >= self._longest_wait
+            return call.activity.enter() if call.activity is not None and call.context is None else None
+        except Exception as error:  # noqa: BLE001 - the border of the package
+            self._guard.fail(error)
+            return None
+
+    def end(self, call: Call, token: Any) -> None:
+        """The function has returned, or raised."""
+        try:
+            call.ended = self._clock.monotonic_ns()
+            if call.thread_id is not None:
+                self._last_end[call.thread_id] = call.ended
+            if token is not None:
+                call.activity.leave(token)
+        except Exception as error:  # noqa: BLE001 - the border of the package
+            self._guard.fail(error)
+
+    def _watch_start(self, call: Call, executor: Any, source: Future[Any]) -> None:
+        """See when a pool of processes hands the work to its workers: they take one more than they can run."""
+        ref, proven = weakref.ref(source), executor in self._proven
+
+        def set_running_or_notify_cancel() -> bool:
+            future: Any = ref()
+            del future.set_running_or_notify_cancel
+            runs: bool = future.set_running_or_notify_cancel()
+            if runs and call.stage is Stage.QUEUED:
+                call.advance(Stage.RUNNING)
+                call.started = self._clock.monotonic_ns()
+                call.saturated = proven and call.started - call.queued >= self._longest_wait
+            return runs
+
+        if source.running() or source.done():
+            call.started = call.queued
+        else:
+            source.set_running_or_notify_cancel = set_running_or_notify_cancel  # type: ignore[method-assign]
+
+    def _done(self, call: Call, executor: weakref.ref[Any] | None, source: Future[Any]) -> None:
+        """The future is done: in the worker's thread after the loop was told, or where it was cancelled."""
+        try:
+            dropped = source.cancelled()
+            call.ended = call.ended or self._clock.monotonic_ns()
+            call.advance(Stage.DROPPED if dropped else Stage.RETURNED)
+            pool = executor() if executor is not None else None
+            if pool is not None and call.kind is ExecutorKind.PROCESS and not dropped:
+                self._proven.add(pool)
+            self._sink.returned(call, None if dropped else source.exception())
+        except Exception as error:  # noqa: BLE001 - the border of the package
+            self._guard.fail(error)
+
+
+def handing_over(executors: Executors, original: Callable[..., Any]) -> Callable[..., Any]:
+    """What a `run_in_executor` does, `original` being the loop's own."""
+    strict = original is not _STOCK  # uvloop looks for coroutine functions always, asyncio in debug mode
+
+    def hand_over(loop: Any, executor: Any, function: Any, args: tuple[Any, ...], in_copy: bool) -> Any:
+        call = executors.submitting(loop, executor, function, strict=strict, in_copy=in_copy)
+        if call is None:
+            return original(loop, executor, function, *args)
+        work = Work(executors, call, function) if call.kind is ExecutorKind.THREAD else function
+        future = original(loop, executor, work, *args)
+        executors.follow(call, executor, future)
+        return future
+
+    return hand_over
+
+
+def make_run_in_executor(executors: Executors, original: Callable[..., Any]) -> Callable[..., Any]:
+    """The `run_in_executor` that follows the work, for a class whose own is `original`."""
+    hand_over = handing_over(executors, original)
+
+    def run_in_executor(self: Any, executor: Any, func: Any, *args: Any) -> Any:
+        try:
+            return hand_over(self, executor, func, args, comes_from_to_thread())
+        except BaseException as error:
+            hide_own_frames(error, keep=0)
+            raise
+
+    return run_in_executor
+
+
+def comes_from_to_thread() -> bool:
+    """Whether the caller of whoever calls this is `asyncio.to_thread`."""
+    return sys._getframe(2).f_code is _TO_THREAD
+
+
+def _itself(function: Any) -> Any:
+    return function
+
+
+def _kind_of(loop: Any, executor: Any) -> ExecutorKind | None:
+    executor = executor or getattr(loop, "_default_executor", None)
+    if executor is None:
+        return ExecutorKind.THREAD  # what a loop makes for itself
+    kind = type(executor)
+    if issubclass(kind, ThreadPoolExecutor) and getattr(kind, "prepare_context", None) == _PREPARE:
+        return ExecutorKind.THREAD
+    return ExecutorKind.PROCESS if issubclass(kind, ProcessPoolExecutor) else None
+
+
+def _context_of(function: Any) -> contextvars.Context | None:
+    """The context in the `partial(context.run, …)` that `asyncio.to_thread` hands over. Its own copy, nobody else's."""
+    owner = getattr(getattr(function, "func", None), "__self__", None)
+    return owner if type(owner) is contextvars.Context else None
+
+
+def _source_of(future: Any) -> Future[Any] | None:
+    """The executor's own future behind the loop's: `asyncio.wrap_future` ties them by a callback."""
+    for callback, _ in getattr(future, "_callbacks", None) or ():
+        code = getattr(callback, "__code__", None)
+        if code is not None and code.co_qualname == "_chain_future.<locals>._call_check_cancel":
+            source = callback.__closure__[code.co_freevars.index("source")].cell_contents
+            return source if not asyncio.isfuture(source) else None
+    return None
