@@ -26,6 +26,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 
 from otel_asyncio import Settings
+from otel_asyncio.emit import awaits as emitted_awaits
 from otel_asyncio.observe import awaits
 from otel_asyncio.testing import AutojumpLoop, Recorder, record
 
@@ -315,6 +316,22 @@ def test_of_a_root_task_so_many_waits_are_kept_and_the_others_are_counted() -> N
     (task,) = [span for span in recorder.spans if span.name.startswith("task ")]
     assert len(waits_of(recorder.spans)) == 2
     assert (attributes(task)["asyncio.await.omitted"], attributes(task)["asyncio.await.omitted_time"]) == (3, 3.0)
+
+
+def test_of_all_tasks_together_so_many_waits_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emitted_awaits, "_MOST_KEPT", 3)
+
+    async def main(loop: AutojumpLoop, tracer: Any) -> None:
+        await asyncio.gather(*(child(loop, ("sleep", 1), ("sleep", 1)) for _ in range(5)))
+        await asyncio.create_task(child(loop, ("sleep", 1), ("sleep", 1)))  # the others are no longer kept
+
+    recorder = recorded(main)
+    tasks = sorted((s for s in recorder.spans if s.name == "task child"), key=lambda span: span.start_time or 0)
+    omitted = [attributes(span).get("asyncio.await.omitted", 0) for span in tasks]
+    told = [span for span in waits_of(recorder.spans) if span.name == "await asyncio.sleep"]
+    assert sum(omitted[:5]) >= 2  # as many as did not fit when all five had waited once
+    assert omitted[5] == 0
+    assert len(told) + sum(omitted) == 12
 
 
 def test_no_waits_at_all_are_told_where_none_may_be() -> None:

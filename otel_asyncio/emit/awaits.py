@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import SpanContext
@@ -43,8 +43,8 @@ class AwaitSpans:
         self._counters = counters
         self._innermost = innermost
         self._wants_all = wants_all
-        self._kept = 0
-        self._lock = threading.Lock()
+        self._kept: deque[None] = deque()
+        """One entry for each kept wait: a count for all threads without a lock, which a fork might leave locked."""
 
     def nest(self, record: TaskRecord) -> Any:
         """The span that a wait of this task lies under, which ends now; None if nobody is to hear of it."""
@@ -80,10 +80,8 @@ class AwaitSpans:
         return own.identified or (self._wants_all and (own.nested or not own.place.rooted))
 
     def _keep(self, record: TaskRecord, wait: Wait) -> None:
-        with self._lock:
-            fits = self._kept < _MOST_KEPT
-            self._kept += fits
-        if fits:
+        if len(self._kept) < _MOST_KEPT:
+            self._kept.append(None)
             record.waits.kept.append(wait)
         else:
             record.waits.omit(wait.until - wait.since)
@@ -93,8 +91,8 @@ class AwaitSpans:
         if not record.waits.kept:
             return []
         kept, record.waits.kept = record.waits.kept, []
-        with self._lock:
-            self._kept -= len(kept)
+        for _ in kept:
+            self._kept.pop()
         return kept
 
     def _emit_kept(self, record: TaskRecord, parent: Any) -> None:

@@ -152,7 +152,7 @@ def _age(task: Any) -> tuple[int, str]:
 
 
 def _seconds(nanoseconds: int) -> str:
-    return f"{nanoseconds / _SECOND:.3f} s"
+    return f"{max(nanoseconds, 0) / _SECOND:.3f} s"  # a step may have begun since the clock was read
 
 
 def _running_at(links: list[Any]) -> str | None:
