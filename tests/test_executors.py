@@ -307,6 +307,17 @@ def test_of_a_task_that_may_get_no_span_no_work_is_told(traced_run: TracedRun, s
     assert spans.all() == []
 
 
+async def crowd(workers: int) -> None:
+    """One piece of work more than there are workers, which are busy until it has waited for 50 ms and more."""
+    loop, release = asyncio.get_running_loop(), threading.Event()
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        waiting = [loop.run_in_executor(pool, release.wait) for _ in range(workers)]
+        waiting.append(loop.run_in_executor(pool, work))
+        await asyncio.sleep(0.06)
+        release.set()
+        await asyncio.gather(*waiting)
+
+
 def busy(spans: Spans, count: int, seconds: float) -> Any:
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -321,8 +332,12 @@ def busy(spans: Spans, count: int, seconds: float) -> Any:
 def test_work_that_waits_for_a_busy_worker_says_that_the_pool_is_saturated(
     traced_run: TracedRun, spans: Spans, caplog: pytest.LogCaptureFixture
 ) -> None:
+    async def main() -> None:
+        with spans.tracer.start_as_current_span("request"):
+            await crowd(workers=2)
+
     with caplog.at_level(logging.WARNING, logger="otel_asyncio.problem"):
-        traced_run(busy(spans, 3, 0.08), await_threshold=0.04)
+        traced_run(main(), await_threshold=0.03)
     problems = [attributes(span).get("asyncio.problem") for span in executors_of(spans)]
     assert problems.count("executor_saturated") == 1
     (told,) = caplog.records
@@ -335,9 +350,7 @@ def test_a_saturated_pool_is_told_also_where_nothing_is_sampled(
 ) -> None:
     async def main() -> None:
         with use_span(NonRecordingSpan(SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(0)))):
-            loop = asyncio.get_running_loop()
-            with concurrent.futures.ThreadPoolExecutor(1) as pool:
-                await asyncio.gather(*(loop.run_in_executor(pool, work, 0.05) for _ in range(2)))
+            await crowd(workers=1)
 
     traced_run(main(), await_threshold=0.03)
     assert len([record for record in caplog.records if record.name == "otel_asyncio.problem"]) == 1
