@@ -371,17 +371,18 @@ def test_neither_lock_nor_task_is_kept_alive(traced_run: TracedRun) -> None:
     assert traced_run(main()) == [None, None]
 
 
-def test_locks_that_die_while_they_are_held_are_forgotten(run: Callable[..., Any]) -> None:
+def test_of_very_many_locks_that_are_held_the_oldest_are_forgotten(run: Callable[..., Any]) -> None:
     locks = Locks(lambda: 0)
     stop = locks.install()
 
     async def main() -> int:
-        for _ in range(3_000):
-            await asyncio.Lock().acquire()
+        kept = [asyncio.Lock() for _ in range(12_000)]  # all at once, or they would die at the same place
+        for lock in kept:
+            await lock.acquire()
         return len(locks._holds)
 
     try:
-        assert run(main()) <= 1_000
+        assert run(main()) <= 10_000
     finally:
         stop()
 
@@ -429,14 +430,15 @@ def test_who_waits_for_which_lock_and_who_holds_it_can_be_asked(
 
     async def main() -> None:
         lock, locks = asyncio.Lock(), instrumented_process.observation.locks
-        task = asyncio.create_task(_acquired(lock))
-        await task
+        task = asyncio.current_task()
+        assert task is not None
+        await lock.acquire()
         waiter = asyncio.create_task(_acquired(lock))
         await asyncio.sleep(0)
         assert waited_for(follow(waiter)) is lock
         hold: Hold = locks.holder_of(lock)
-        assert (hold.task_name, hold.task and hold.task()) == (task.get_name(), task)
-        assert hold.site is not None and hold.site.code is _acquired.__code__
+        assert (hold.task_name, hold.task) == (task.get_name(), task)
+        assert hold.site is not None and hold.site.code is main.__code__
         lock.release()
         await waiter
 

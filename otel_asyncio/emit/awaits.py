@@ -152,7 +152,7 @@ def holder_span(hold: Hold) -> Any:
     if hold.place is not None:
         return hold.place
     own = None if hold.record is None else hold.record.span
-    task: Any = hold.task() if hold.task is not None else None
+    task = hold.task
     if own is None or isinstance(own, SpanContext) or not hasattr(task, "get_context"):  # 3.12
         return own if own is None or not getattr(own, "yielded", False) else None
     current = telemetry_context(task.get_context()).get(SPAN_KEY)

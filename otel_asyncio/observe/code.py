@@ -180,6 +180,12 @@ def creation_point(depth: int) -> tuple[CodeType, int] | None:
     return None
 
 
+def is_program(code: CodeType) -> bool:
+    """Whether this is known to be code of the program; not of one that has not been looked at yet."""
+    info = _infos.get(id(code))
+    return info is not None and not info.internal
+
+
 def called_from(depth: int, names: frozenset[str]) -> str | None:
     """The first of the internal callers, `depth` frames up, whose qualified name is in `names`."""
     frame: FrameType | None = sys._getframe(depth)

@@ -13,22 +13,23 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import weakref
+from asyncio import locks
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_asyncio.observe.chain import frame_of
-from otel_asyncio.observe.code import creation_point
+from otel_asyncio.observe.code import creation_point, is_program
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.patching import replace_shared
 from otel_asyncio.observe.records import Site, TaskRecord
 
-ref = weakref.ref
-
 if TYPE_CHECKING:
     from types import CodeType
 
+_ENTER = locks._ContextManagerMixin.__aenter__.__code__
 _MODULES = {"asyncio.locks", "asyncio.queues"}
 _RESOURCES: tuple[type, ...] = (
     asyncio.Lock,
@@ -38,7 +39,7 @@ _RESOURCES: tuple[type, ...] = (
     asyncio.Queue,
     asyncio.Barrier,
 )
-_PURGE_AT = 1_000
+_MOST = 10_000
 _REMEMBERED = 16
 
 
@@ -60,13 +61,12 @@ def waited_for(links: list[Any]) -> Any:
 
 
 class Hold(NamedTuple):
-    """One time that a lock was held. Leads to the task and to the lock only weakly."""
+    """One time that a lock was held. Leads to the task only weakly."""
 
-    lock: weakref.ref[Any]
-    task: weakref.ref[Any] | None
-    """None where no task took it."""
     record: TaskRecord | None
-    """None where the task is not recorded."""
+    """Of the task that took it; None where that is not recorded, or where no task took it."""
+    unrecorded: weakref.ref[Any] | None
+    """The task itself, where it has no record."""
     since: int
     """When it was taken (monotonic, ns)."""
     point: tuple[CodeType, int] | None
@@ -77,6 +77,12 @@ class Hold(NamedTuple):
     """Under what its task stood when it released the lock to somebody who waited: the sink's answer to `nest`."""
 
     @property
+    def task(self) -> Any:
+        """The task that took it; None where it has ended, or where no task did."""
+        ref = self.unrecorded if self.record is None else self.record.task
+        return None if ref is None else ref()
+
+    @property
     def site(self) -> Site | None:
         """The line that took it."""
         return None if self.point is None else Site(*self.point)
@@ -84,7 +90,7 @@ class Hold(NamedTuple):
     @property
     def task_name(self) -> str | None:
         """The holder's name, where it can still be had."""
-        task = self.task() if self.task is not None else None
+        task = self.task
         if task is not None:
             name: str = task.get_name()
             return name
@@ -93,12 +99,7 @@ class Hold(NamedTuple):
 
 _make_hold: Callable[[tuple[Any, ...]], Hold] = partial(tuple.__new__, Hold)
 
-
-def _current_task() -> Any:
-    return None if asyncio._get_running_loop() is None else asyncio.current_task()
-
-
-_watching: list[Locks] = []
+_noticers: list[Callable[[Any, bool], None]] = []
 
 
 def _noticing(before: Callable[..., None]) -> Callable[..., None]:
@@ -107,14 +108,18 @@ def _noticing(before: Callable[..., None]) -> Callable[..., None]:
     def __setattr__(self: Any, name: str, value: Any) -> None:  # noqa: N807
         before(self, name, value)
         if name == "_locked":
-            for locks in _watching:
-                locks.changed(self, locked=value)
+            for noticed in _noticers:
+                noticed(self, value)
 
     return __setattr__
 
 
 class Locks:
-    """Who holds which lock. One entry for each lock that is held, written only by the thread of the lock's loop."""
+    """Who holds which lock. One entry for each lock that is held, written only by the thread of the lock's loop.
+
+    The entries are known by the lock's identity: a new lock at the place of one that died while it was held is set free
+    in its constructor, and so takes the entry away. Of locks that die like that the oldest are forgotten.
+    """
 
     def __init__(self, now: Callable[[], int], nest: Callable[[TaskRecord], Any] = lambda _: None) -> None:
         self._now = now
@@ -124,17 +129,17 @@ class Locks:
         self._holds: dict[int, Hold] = {}
         self._past: dict[int, list[Hold]] = {}
         """What was held while others waited: until a release finds nobody waiting."""
+        self._noticed = self._make_noticed()
 
     def holder_of(self, lock: asyncio.Lock) -> Hold | None:
         """Who holds a lock now; None if nobody does, or if it was taken before tracing started."""
-        hold = self._holds.get(id(lock))
-        return hold if hold is not None and hold.lock() is lock and lock._locked else None
+        return self._holds.get(id(lock)) if lock.locked() else None
 
     def blamed(self, lock: Any, since: int, until: int) -> Hold | None:
         """Who held a lock for most of an interval in which somebody waited for it."""
         blamed, longest = None, 0
         for hold in (*self._past.get(id(lock), ()), self._holds.get(id(lock))):
-            if hold is None or hold.lock() is not lock:
+            if hold is None:
                 continue
             overlap = min(hold.until or until, until) - max(hold.since, since)
             if overlap > longest:
@@ -145,67 +150,66 @@ class Locks:
         """Look at every Lock of the process; returns the way to stop."""
         undo = replace_shared(asyncio.Lock, "__setattr__", _noticing)
         if not self._installed:
-            _watching.append(self)
+            _noticers.append(self._noticed)
         self._installed += 1
 
         def stop() -> None:
             undo()
             self._installed -= 1
             if not self._installed:
-                _watching.remove(self)
+                _noticers.remove(self._noticed)
                 self._holds.clear()
                 self._past.clear()
 
         return stop
 
-    def changed(self, lock: Any, *, locked: bool) -> None:
-        """A lock has been taken, or released, by the code two frames up."""
-        if self._guard.failed:
-            return
-        try:
-            if locked:
-                self._taken(lock)
-            else:
-                self._released(lock)
-        except Exception as error:  # noqa: BLE001 - the border of the package: a lock goes on locking
-            self._guard.fail(error)
+    def _make_noticed(self) -> Callable[[Any, bool], None]:
+        """What is told of each change of a lock. Written out: it comes with every acquire and every release."""
+        guard, now, current_task, frame_of_caller = self._guard, self._now, asyncio.current_task, sys._getframe
+        holds, past = self._holds, self._past
 
-    def _taken(self, lock: Any) -> None:
-        task = _current_task()
-        record = None if task is None else getattr(task, "_otel_asyncio", None)
-        holds = self._holds
-        if len(holds) >= _PURGE_AT:
-            self._purge()
-        holds[id(lock)] = _make_hold(
-            (
-                ref(lock),
-                None if task is None else ref(task),
-                record if type(record) is TaskRecord else None,
-                self._now(),
-                creation_point(4),
-                None,
-                None,
-            )
-        )
+        def noticed(lock: Any, locked: bool) -> None:
+            if guard.failed:
+                return
+            try:
+                if not locked:
+                    hold = holds.pop(id(lock), None)
+                    if past or (hold is not None and lock._waiters):
+                        self._released(lock, hold)
+                    return
+                try:
+                    task = current_task()
+                except RuntimeError:  # no loop runs here
+                    task = None
+                record = getattr(task, "_otel_asyncio", None)
+                unrecorded = None
+                if type(record) is not TaskRecord:
+                    record, unrecorded = None, None if task is None else weakref.ref(task)
+                frame: Any = frame_of_caller(3)  # below this, `__setattr__` and `acquire`
+                if frame.f_code is _ENTER:
+                    frame = frame.f_back
+                code = frame.f_code
+                point = (code, frame.f_lasti) if is_program(code) else creation_point(3)
+                holds[id(lock)] = _make_hold((record, unrecorded, now(), point, None, None))
+                if len(holds) > _MOST:
+                    self._forget_oldest()
+            except Exception as error:  # noqa: BLE001 - the border of the package: a lock goes on locking
+                guard.fail(error)
 
-    def _released(self, lock: Any) -> None:
-        hold = self._holds.pop(id(lock), None)
+        return noticed
+
+    def _released(self, lock: Any, hold: Hold | None) -> None:
         if not getattr(lock, "_waiters", None):
-            if self._past:
-                self._past.pop(id(lock), None)
+            self._past.pop(id(lock), None)
         elif hold is not None:
+            record = hold.record
+            by_itself = record is not None and hold.task is asyncio.current_task()
+            place = self._nest(record) if by_itself and record is not None else None
             past = self._past.setdefault(id(lock), [])
-            by_itself = hold.task is not None and hold.task() is _current_task()
-            place = self._nest(hold.record) if by_itself and hold.record is not None else None
             past.append(hold._replace(until=self._now(), place=place))
             del past[:-_REMEMBERED]
 
-    def _purge(self) -> None:
-        """Forget the locks that are gone; locks that die while they are held, or before a waiter is through, leave
-        an entry.
-        """
-        for holds in (self._holds, {key: past[-1] for key, past in self._past.items()}):
-            for key, hold in tuple(holds.items()):
-                if hold.lock() is None:
-                    self._holds.pop(key, None)
-                    self._past.pop(key, None)
+    def _forget_oldest(self) -> None:
+        for key in tuple(self._holds)[: _MOST // 2]:
+            self._holds.pop(key, None)
+            self._past.pop(key, None)
