@@ -21,6 +21,7 @@ from otel_asyncio.report.tree import Kept, Tree, build
 SLOWEST = 3
 BROKEN = 5
 _WIDEST = 160
+_MUCH_LONGER = 1.25
 
 Read = Callable[[Collection[str]], Iterable[Span]]
 """Gives the spans from the beginning, each time it is called: all, or at least those of some traces."""
@@ -103,11 +104,12 @@ def make_page(read: Read, selection: Selection | None = None, slowest: int = SLO
 
 
 def _unlike(trees: Iterable[Tree], found: Survey) -> Iterator[Tree]:
-    """Without the slow ones of a kind that is shown already, for what went wrong in it."""
-    broken, kinds = set(_broken(found)), set()
+    """Without the slow ones that are much like one that is shown already, for what went wrong in it."""
+    broken, longest = set(_broken(found)), dict[str, int]()
     for tree in trees:
-        if tree.trace_id in broken or tree.head.name not in kinds:
-            kinds.add(tree.head.name)
+        name, length = tree.head.name, tree.head.duration
+        if tree.trace_id in broken or length > _MUCH_LONGER * longest.get(name, 0):
+            longest[name] = max(length, longest.get(name, 0))
             yield tree
 
 

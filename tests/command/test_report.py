@@ -170,6 +170,22 @@ def test_the_slowest_of_each_kind_are_shown_slowest_first() -> None:
     assert shown == ["GET /5", "GET /4"]
 
 
+def kinds_shown(text: str) -> list[str]:
+    return re.findall(r"^trace \w+ (GET /\w+) · (\d+ ms)", text, re.MULTILINE)
+
+
+def test_a_slow_trace_is_not_shown_beside_a_broken_one_that_is_much_alike() -> None:
+    slow = Trace()
+    slow.span("GET /pay", 0, 261, kind=2)
+    assert kinds_shown(page(slow, contract.timed_out())) == [("GET /pay", "260 ms")]
+
+
+def test_the_slowest_trace_is_shown_beside_a_broken_one_that_was_quick() -> None:
+    slow = Trace()
+    slow.span("GET /pay", 0, 900, kind=2)
+    assert kinds_shown(page(slow, contract.timed_out())) == [("GET /pay", "260 ms"), ("GET /pay", "900 ms")]
+
+
 def test_siblings_of_one_name_are_folded() -> None:
     trace = Trace()
     root = trace.task("task main", 0, 1000)
