@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from otel_asyncio.emit import names
-from otel_asyncio.report import wanted
 from otel_asyncio.report.facts import seconds
 from otel_asyncio.report.otlp import Span
 
@@ -27,8 +26,8 @@ def shares(span: Span) -> Shares | None:
         return Shares(*(seconds(span, name) for name in split))
     if names.AWAIT_IDLE_TIME in attributes:
         return Shares(0, seconds(span, names.AWAIT_SCHEDULED_TIME), seconds(span, names.AWAIT_IDLE_TIME))
-    if wanted.EXECUTOR_RUN_TIME in attributes:
-        run, queued = seconds(span, wanted.EXECUTOR_RUN_TIME), seconds(span, wanted.EXECUTOR_QUEUED_TIME)
+    if names.EXECUTOR_RUN_TIME in attributes:
+        run, queued = seconds(span, names.EXECUTOR_RUN_TIME), seconds(span, names.EXECUTOR_QUEUED_TIME)
         return Shares(run, queued, max(0.0, span.duration / 1e9 - run - queued))
     if span.name.startswith("block "):
         return Shares(1, 0, 0)

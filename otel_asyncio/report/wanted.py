@@ -3,6 +3,4 @@
 from __future__ import annotations
 
 BLOCK_VICTIMS = "asyncio.block.victims"
-EXECUTOR_QUEUED_TIME = "asyncio.executor.queued_time"
-EXECUTOR_RUN_TIME = "asyncio.executor.run_time"
 DEADLOCK_CYCLE = "asyncio.deadlock.cycle"
