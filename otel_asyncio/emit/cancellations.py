@@ -110,15 +110,16 @@ class ShutdownSpans:
         self._intervals = intervals
 
     def emit(self, loop: LoopState, shutdown: Shutdown, now: int) -> None:
-        """`asyncio.shutdown`, a root: whatever ran before is over."""
+        """`asyncio.shutdown`, a root: whatever ran before is over. None where no task of it was recorded."""
+        if shutdown.slowest is None:
+            return
         attributes: dict[str, Any] = {
             names.SHUTDOWN_CANCELLED: shutdown.cancelled,
+            names.SHUTDOWN_SLOWEST: shutdown.slowest.qualname,
+            names.SHUTDOWN_SLOWEST_TIME: shutdown.slowest_time / _SECOND,
             names.EVENTLOOP_ID: loop.id,
             names.EVENTLOOP_IMPLEMENTATION: loop.implementation,
         }
-        if shutdown.slowest is not None:
-            attributes[names.SHUTDOWN_SLOWEST] = shutdown.slowest.qualname
-            attributes[names.SHUTDOWN_SLOWEST_TIME] = shutdown.slowest_time / _SECOND
         end = shutdown.wall + now - shutdown.started
         self._intervals.emit(names.SHUTDOWN_SPAN, None, shutdown.wall, end, attributes)
 

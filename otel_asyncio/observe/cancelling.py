@@ -261,6 +261,7 @@ class Cancellations:
     def _by_itself(self, record: Any, task: Any, future: Any) -> None:
         """Nobody had asked: the CancelledError was raised in the task, or came from what it awaited."""
         now = self._now()
+        record = self.watch(task, record, now)
         request = Request(record, id(task))
         request.origin = Origin.UNKNOWN if task.cancelling() else Origin.SELF
         awaited = cancelled_below(future)

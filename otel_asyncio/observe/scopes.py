@@ -130,9 +130,11 @@ def make_reschedule(original: Callable[..., None]) -> Callable[..., None]:
         record = getattr(self._task, "_otel_asyncio", None)
         if record is not None and record.timed:
             frame: Any = getframe(2)
-            code = frame.f_code
-            api = Api.WAIT_FOR if code is WAIT_FOR else Api.TIMEOUT
-            if not _direct.get(id(code)) and not _meet(frame):
+            code, api = frame.f_code, Api.TIMEOUT
+            if code is WAIT_FOR and frame.f_back is not None:
+                frame, api = frame.f_back, Api.WAIT_FOR
+                code = frame.f_code
+            if id(code) not in _direct and not _meet(frame):
                 frame = owner_of(frame) or frame
                 code = frame.f_code
             self._otel_asyncio = (record.loop.now(), running_loop().time(), copy_context(), code, frame.f_lasti, api)

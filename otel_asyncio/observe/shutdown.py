@@ -41,7 +41,7 @@ def end_one(state: LoopState, record: Any, task_id: int, now: int) -> None:
     shutdown = state.shutdown
     if shutdown is not None and task_id in shutdown.left:
         shutdown.left.remove(task_id)
-        shutdown.slowest = record if record.timed else None
+        shutdown.slowest = record if record.timed else shutdown.slowest
         shutdown.slowest_time = now - shutdown.started
         if not shutdown.left:
             end(state, now)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from harness import Spans, TracedRun, attributes, both_providers, both_ways, links, span_id
+from opentelemetry.trace import StatusCode
 
 from cancellation import ways
 from cancellation.ways import Way, line_of
@@ -116,3 +117,66 @@ def test_a_swallowed_cancellation_names_the_except(traced_run: TracedRun, spans:
     traced_run(ways.swallowed())
     (span,) = cancels(spans)
     assert attributes(span)["asyncio.cancel.suppressed.line"] == line_of("swallowed", ways.swallowed)
+
+
+@every_way
+def test_a_task_that_is_only_counted_does_the_same(
+    run: Callable[..., Any], traced_run: TracedRun, spans: Spans, name: str
+) -> None:
+    bare = run(BY_NAME[name].program())
+    assert traced_run(BY_NAME[name].program(), root_tasks="none") == bare
+    assert spans.all() == []
+
+
+@pytest.mark.settings(root_tasks="none")
+@every_way
+def test_a_cancellation_of_a_task_that_is_only_counted_is_counted(
+    run: Callable[..., Any], instrumented_process: Any, name: str
+) -> None:
+    run(BY_NAME[name].program())
+    counted = instrumented_process.observation.counters.cancellations
+    says = BY_NAME[name].says
+    if BY_NAME[name].spans and name not in ("by_ctrl_c", "by_what_it_awaited"):
+        assert any((origin, fate) == (says["origin"], says["outcome"]) for origin, fate, _ in counted), counted
+
+
+def test_the_span_of_a_cancellation_is_no_error(traced_run: TracedRun, spans: Spans) -> None:
+    """T17: only one that was suppressed is."""
+    traced_run(ways.by_another_task())
+    (span,) = cancels(spans)
+    assert span.status.status_code is StatusCode.UNSET
+    assert spans.task("victim").status.status_code is StatusCode.UNSET
+
+
+def test_a_message_leaves_the_process_only_if_asked_for(traced_run: TracedRun, spans: Spans) -> None:
+    async def main() -> None:
+        task = ways.asyncio.create_task(ways.victim())
+        await ways.turn()
+        task.cancel("secret")
+        await ways.ended(task)
+
+    traced_run(main())
+    assert "asyncio.cancel.message" not in attributes(cancels(spans)[0])
+    spans.exporter.clear()
+    traced_run(main(), capture_messages=True)
+    assert attributes(cancels(spans)[0])["asyncio.cancel.message"] == "secret"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="needs Python 3.12")
+@pytest.mark.parametrize("taken", [(), (4,), (3, 4)])
+def test_tools_of_others_are_not_disturbed(traced_run: TracedRun, spans: Spans, taken: tuple[int, ...]) -> None:
+    """Where both places are taken, the line of the `except` is not known, and nothing else changes."""
+    monitoring: Any = sys.monitoring
+    for tool in taken:
+        monitoring.use_tool_id(tool, f"somebody's {tool}")
+    try:
+        traced_run(ways.swallowed())
+        assert [monitoring.get_tool(tool) for tool in (3, 4)] == [
+            f"somebody's {tool}" if tool in taken else None for tool in (3, 4)
+        ]
+        assert [monitoring.get_events(tool) for tool in taken] == [0] * len(taken)
+    finally:
+        for tool in taken:
+            monitoring.free_tool_id(tool)
+    (span,) = cancels(spans)
+    assert ("asyncio.cancel.suppressed.line" in attributes(span)) == (len(taken) < 2)
