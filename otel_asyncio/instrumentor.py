@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 from opentelemetry.instrumentation.environment_variables import OTEL_PYTHON_DISABLED_INSTRUMENTATIONS
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
 
+from otel_asyncio.emit.blocks import Blocks
+from otel_asyncio.emit.intervals import Intervals
 from otel_asyncio.emit.metrics import metrics_of
 from otel_asyncio.emit.problems import ProblemReporter, Rate
 from otel_asyncio.emit.sink import SpanSink
@@ -28,6 +30,7 @@ from otel_asyncio.observe.loops import nothing
 from otel_asyncio.observe.observation import Observation
 from otel_asyncio.observe.records import NEVER, Limits, nanoseconds
 from otel_asyncio.observe.tasks import hide_own_frames, make_foreign, make_task
+from otel_asyncio.observe.watching import Watching
 from otel_asyncio.policy import Policy
 from otel_asyncio.settings import Settings
 
@@ -60,7 +63,7 @@ def wire(
     reporter = ProblemReporter(tracing, counters, rate, log=settings.problem_log)
     sink = SpanSink(tracing, Policy(settings), reporter, counters)
     metrics = metrics_of(meter_provider)
-    limits = Limits(wait=nanoseconds(settings.await_threshold))
+    limits = Limits(nanoseconds(settings.await_threshold), nanoseconds(settings.block_threshold))
     detail = CancelDetail(settings.stack_depth, limits.wait, settings.capture_messages)
     observation = Observation(
         sink, clock, counters, process_wide=process_wide, limits=limits, is_metered=metrics.is_read, detail=detail
@@ -69,6 +72,14 @@ def wire(
         observation.waits = Waits(sink, observation.locks, settings.max_awaits_per_span, settings.stack_depth)
         observation.waits.is_told_otherwise = is_told_otherwise
     tracing.running = observation.running_record
+    if limits.step < NEVER:
+        observation.watching = Watching(
+            Blocks(Intervals(tracing), reporter, sink.innermost, clock),
+            limit=limits.step,
+            patience=nanoseconds(settings.stuck_after),
+            depth=settings.stack_depth,
+        )
+        atexit.register(observation.watching.drain)
     try:
         tracing.resolve()  # now, where there is a provider: to make a tracer leaves traces (a warnings filter, for one)
     except Exception as error:  # noqa: BLE001 - the border of the package
@@ -83,6 +94,9 @@ def wire(
         observation.waits = None
         dump.known.discard(observation)
         atexit.unregister(observation.drain)
+        if observation.watching is not None:
+            atexit.unregister(observation.watching.drain)
+            observation.watching.stop()
         observation.drain()
         tracing.close()
         stop_counting()

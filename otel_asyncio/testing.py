@@ -25,6 +25,7 @@ from opentelemetry.trace import StatusCode
 from otel_asyncio import instrumentor
 from otel_asyncio.emit import names
 from otel_asyncio.observe.clock import SYSTEM_CLOCK, Clock
+from otel_asyncio.observe.watchdog import is_watching
 from otel_asyncio.settings import Settings
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class _JumpingSelector(selectors.DefaultSelector):
         if events or timeout is not None:
             return events
         # The loop's own pipe is one file. Somebody else's, or another thread, may still wake the loop.
-        if len(self.get_map()) > 1 or threading.active_count() > 1:
+        if len(self.get_map()) > 1 or threading.active_count() - is_watching() > 1:
             return super().select(None)
         raise RuntimeError("the program would hang here: all tasks wait, and no timer is set")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import sys
 from collections.abc import Callable, Coroutine
@@ -139,11 +140,16 @@ def links(span: ReadableSpan) -> dict[Any, int]:
     return {(link.attributes or {}).get("asyncio.link.type"): link.context.span_id for link in span.links}
 
 
+def quiet(**settings: Any) -> Settings:
+    """Settings by which a noisy machine's pauses, in a test of something else, are no problem."""
+    return Settings(**{"block_threshold": math.inf} | settings)
+
+
 @contextmanager
 def instrumented(spans: Spans, **settings: Any) -> Iterator[AsyncioInstrumentor]:
     """The whole process traced into these spans, and no longer."""
     instrumentor = AsyncioInstrumentor()
-    instrumentor.instrument(tracer_provider=spans.provider, settings=Settings(**settings))
+    instrumentor.instrument(tracer_provider=spans.provider, settings=quiet(**settings))
     try:
         yield instrumentor
     finally:
@@ -168,7 +174,7 @@ class TracedRun:
         """What the program sets on a loop to have its tasks made by `inner` and, this way, traced."""
         if self.way == "instrumentor":
             return inner
-        return otel_asyncio.task_factory(inner, tracer_provider=self.spans.provider, settings=Settings(**settings))
+        return otel_asyncio.task_factory(inner, tracer_provider=self.spans.provider, settings=quiet(**settings))
 
     def loop_with(self, factory: Any) -> NewLoop:
         """Makes loops with this task factory."""

@@ -98,8 +98,10 @@ def test_a_trace_reads_as_one_line_for_each_span(factory: bool) -> None:
     assert a_trace(factory=factory) == (
         "task main 0–2.5 success busy=0 scheduled=0 idle=2.5\n"
         "  task fetch 0–1.25 success busy=0.25 scheduled=0 idle=1\n"
+        "    block fetch 0–0.25 ✗ loop_blocked\n"
         "    await asyncio.sleep 0.25–1.25\n"
         "  task fetch 0–2.5 error (ValueError) busy=0.25 scheduled=0.25 idle=2\n"
+        "    block fetch 0.25–0.5 ✗ loop_blocked\n"
         "    await asyncio.sleep 0.5–2.5\n"
         "  await gather 0–2.5 → awaited: task fetch → awaited: task fetch"
     )

@@ -77,6 +77,13 @@ EXECUTOR_KIND = "asyncio.executor.kind"
 EXECUTOR_QUEUED_TIME = "asyncio.executor.queued_time"
 EXECUTOR_RUN_TIME = "asyncio.executor.run_time"
 
+BLOCK_ACCURACY = "asyncio.block.accuracy"
+BLOCK_GC_TIME = "asyncio.block.gc_time"
+BLOCK_SAMPLES = "asyncio.block.samples"
+BLOCK_VICTIMS = "asyncio.block.victims"
+
+STUCK_REPORT = "asyncio.stuck.report"
+
 EVENTLOOP_ID = "asyncio.eventloop.id"
 EVENTLOOP_IMPLEMENTATION = "asyncio.eventloop.implementation"
 
@@ -119,6 +126,11 @@ SHUTDOWN_SPAN = "asyncio.shutdown"
 def executor_span(function: str) -> str:
     """The name of the span of work that was handed to an executor."""
     return f"executor {function}"
+
+
+def block_span(function: str) -> str:
+    """The name of the span of a loop that was held."""
+    return f"block {function}"
 
 
 def problem_span(problem: str) -> str:

@@ -45,6 +45,9 @@ _ENTRY_POINTS = {
     "Runner.run",
 }
 
+# And ours below which lies whoever runs a uvloop (`runs.py`).
+_OWN_ENTRY_POINTS = {"make_run_forever.<locals>.run_forever"}
+
 _CACHE_SIZE = 10_000
 
 
@@ -86,15 +89,17 @@ def _inspect(code: CodeType, module: str | None) -> CodeInfo:
     in_asyncio = file.startswith(_ASYNCIO)
     # uvloop's own coroutines are compiled: no module to be read off a frame, and `uvloop/loop.pyx` for a file.
     library = (module or file.replace(os.sep, ".")).partition(".")[0]
+    internal = in_asyncio or library in _LIBRARIES or _is_ours(file)
+    entry_points = _ENTRY_POINTS if in_asyncio else _OWN_ENTRY_POINTS
     return CodeInfo(
         code=code,
         module=module or "",
         file=file,
         line=code.co_firstlineno,
-        internal=in_asyncio or library in _LIBRARIES or _is_ours(file),
+        internal=internal,
         wrapped=_wrapped_name(code, library),
         housekeeping=code.co_name in _HOUSEKEEPING and (in_asyncio or library in _LIBRARIES),
-        entry_point=in_asyncio and qualname in _ENTRY_POINTS,
+        entry_point=internal and qualname in entry_points,
     )
 
 

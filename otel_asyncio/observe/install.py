@@ -8,13 +8,16 @@ import sys
 import weakref
 from asyncio import base_events, timeouts
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe import anyio_scopes
 from otel_asyncio.observe.awaits import watch_groups
 from otel_asyncio.observe.create import make_create_task
 from otel_asyncio.observe.executors import comes_from_to_thread, handing_over, make_run_in_executor
+from otel_asyncio.observe.loops import implementation_of
 from otel_asyncio.observe.patching import replace, replace_shared, unbound, undo_all
+from otel_asyncio.observe.runs import make_run_forever
 from otel_asyncio.observe.scopes import make_cancel_and_wait, make_reschedule
 from otel_asyncio.observe.steps import make_call_soon, make_call_soon_threadsafe
 from otel_asyncio.observe.tasks import hide_own_frames
@@ -52,9 +55,9 @@ def install_on_classes(observation: Observation) -> Callable[[], None]:
     undos = _hook_class(observation, base_events.BaseEventLoop)
     undos += [_watch_registrations(), observation.locks.install(), watch_groups(), *_watch_scopes(observation)]
     if "uvloop" in sys.modules:
-        undos += _hook_class(observation, sys.modules["uvloop"].Loop)
+        undos += _hook_uvloop(observation, sys.modules["uvloop"].Loop)
     else:
-        undos.append(_when_imported("uvloop", lambda module: undos.extend(_hook_class(observation, module.Loop))))
+        undos.append(_when_imported("uvloop", lambda module: undos.extend(_hook_uvloop(observation, module.Loop))))
     undos.insert(0, observation.forget_loops)
     _adopt_running(observation)
     return lambda: undo_all(undos)
@@ -78,6 +81,11 @@ def _hook_class(observation: Observation, cls: Any) -> list[Callable[[], None]]:
         replace(cls, "call_exception_handler", call_exception_handler),
         replace(cls, "close", close),
     ]
+
+
+def _hook_uvloop(observation: Observation, cls: Any) -> list[Callable[[], None]]:
+    run_forever = replace(cls, "run_forever", make_run_forever(observation, cls.run_forever))
+    return [*_hook_class(observation, cls), run_forever]
 
 
 def _watch_registrations() -> Callable[[], None]:
@@ -171,6 +179,9 @@ def install_on_loop(observation: Observation, loop: Any) -> LoopState:
         replace(loop, "call_exception_handler", call_exception_handler),
         replace(loop, "close", close),
     ]
+    if implementation_of(loop) == "uvloop":
+        run_forever = make_run_forever(observation, unbound(loop, "run_forever"))
+        undos.append(replace(loop, "run_forever", partial(run_forever, ref)))
     return observation.enrol(loop)
 
 

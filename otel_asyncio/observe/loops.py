@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from otel_asyncio.observe.problems import Closed
     from otel_asyncio.observe.records import Site
     from otel_asyncio.observe.shutdown import Shutdown
+    from otel_asyncio.observe.watch import Watch
 
 _KIND_BY_CALLER = {
     "Runner.run": Kind.MAIN,
@@ -52,6 +53,10 @@ def _lowest_free_id() -> int:
         return number
 
 
+def nowhere(context: Context | None, running: TaskRecord | None) -> None:
+    """The place of a task that is not recorded."""
+
+
 def nothing() -> None:
     """Nothing was begun, so there is nothing to stop."""
 
@@ -79,8 +84,10 @@ class LoopState:
         "step",
         "stop_timing",
         "submitted",
+        "thread",
         "unrecorded",
         "wall",
+        "watch",
     )
 
     def __init__(self, observation: Observation, loop: Any) -> None:
@@ -108,6 +115,9 @@ class LoopState:
         self.handed: dict[int, tuple[Site | None, str]] = {}
         """Which line of which thread handed a `cancel` to this loop, by the id of the task's record."""
         self.shutdown: Shutdown | None = None
+        self.thread = 0
+        """The thread that runs the loop, where the loop itself does not say; 0: none."""
+        self.watch: Watch | None = None
         # Not at exit: nothing is left to be counted there.
         weakref.finalize(loop, _ids_given_back.append, self.id).atexit = False
         weakref.finalize(loop, observation.counters.retired.append, self.shard).atexit = False

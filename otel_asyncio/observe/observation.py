@@ -12,7 +12,7 @@ from otel_asyncio.observe import shutdown
 from otel_asyncio.observe.cancelling import CancelDetail, Cancellations
 from otel_asyncio.observe.code import creation_site
 from otel_asyncio.observe.executors import Executors
-from otel_asyncio.observe.loops import LoopState, nothing
+from otel_asyncio.observe.loops import LoopState, nothing, nowhere
 from otel_asyncio.observe.looptime import probe
 from otel_asyncio.observe.misuse import Misuses
 from otel_asyncio.observe.observer import Guard
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from otel_asyncio.observe.clock import Clock
     from otel_asyncio.observe.counters import Counters
     from otel_asyncio.observe.observer import Sink
+    from otel_asyncio.observe.watching import Watching
 
 # Where asyncio keeps the tasks whose first step runs inside their constructor; in C, and out of sight, since 3.14.
 _EAGER_TASKS: Any = getattr(asyncio.tasks, "_eager_tasks", frozenset())
@@ -77,11 +78,12 @@ class Observation:
         self.unrecorded = Unrecorded(make_unrecorded_step(self), self.cancellations)
         self.plain_classes = PlainClasses(self.unrecorded)
         self.cancellations.make_steps()
+        self.watching: Watching | None = None
 
     def switch_off_creation(self, error: BaseException) -> None:
         """From now on no task is recorded."""
         self.creation.fail(error)
-        self.place = _nowhere
+        self.place = nowhere
 
     def state_of(self, loop: Any) -> LoopState:
         """The state of a loop; made, and put on the loop, when the loop is first seen."""
@@ -96,6 +98,8 @@ class Observation:
         self.loops.add(loop)
         if takes_handles_directly(type(loop)):
             self.direct.add(type(loop))
+        if self.watching is not None:
+            self.watching.attend(loop, state)
         return state
 
     def probe_loops(self) -> None:
@@ -179,6 +183,8 @@ class Observation:
 
     def held(self, record: TaskRecord, task: Any, started: int, ended: int) -> None:
         """A step that held the loop for long is over."""
+        if self.watching is not None:
+            self.watching.held(record, started, ended)
 
     def finish(self, record: TaskRecord, task: Any, future: Any = None) -> None:
         """A recorded task's last step is over, which was woken with `future`."""
@@ -288,10 +294,6 @@ class Observation:
                     self._end_unfinished(item, outcome, self.clock.monotonic_ns())
             except Exception as failure:  # noqa: BLE001 - the border of the package
                 self.problems.fail(failure)
-
-
-def _nowhere(context: Context | None, running: TaskRecord | None) -> None:
-    """The place of a task that is not recorded."""
 
 
 def _record_of(task: Any) -> Any:

@@ -11,7 +11,7 @@ import asyncio
 import contextvars
 import sys
 from asyncio import base_events, events
-from types import BuiltinMethodType, MethodType
+from types import BuiltinMethodType, CodeType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.patching import is_stock
@@ -256,3 +256,11 @@ def make_unrecorded_step(observation: Observation) -> Callable[..., None]:
             task = callback = future = None
 
     return step
+
+
+def _step_made_by(make: Any) -> CodeType:
+    return next(item for item in make.__code__.co_consts if isinstance(item, CodeType) and item.co_name == "step")
+
+
+STEP_CODE, UNRECORDED_STEP_CODE = _step_made_by(make_step), _step_made_by(make_unrecorded_step)
+"""What the frames of steps are known by, in a stack."""

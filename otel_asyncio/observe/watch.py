@@ -1,0 +1,274 @@
+"""One loop, watched from outside: what it works on, since when, and what it was seen to do meanwhile."""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from otel_asyncio.observe.blocks import Accuracy, Block, Samples, Stack
+from otel_asyncio.observe.clock import SYSTEM_CLOCK
+from otel_asyncio.observe.looks import Unit, frames_survive, look, look_into_step
+from otel_asyncio.observe.pauses import ThreadMeter
+from otel_asyncio.observe.records import NOT_READY
+from otel_asyncio.observe.runs import ENTRY_CODE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from otel_asyncio.observe.loops import LoopState
+    from otel_asyncio.observe.pauses import GcPauses, Stops
+    from otel_asyncio.observe.records import TaskRecord
+
+
+# How long at most after it was asked for a thread gives the GIL away, unless a C call keeps it.
+_SWITCH = 10_000_000
+_SHORTEST, _LONGEST = 5_000_000, 500_000_000
+
+
+class Suspicion:
+    """One unit of work that takes long. Written by the watchdog's thread."""
+
+    def __init__(self, unit: Unit, key: int, since: int) -> None:
+        self.unit, self.key, self.since, self.last = unit, key, since, since
+        self.samples = Samples()
+        self.callback: str | None = None
+        self.nested = False
+        """Whether another run of the loop was seen within it."""
+        self.reports = 0
+        self.reported = since
+        """Up to when it has been reported."""
+        self.victims: tuple[TaskRecord, ...] = ()
+        self.counted = since
+        """When the victims were looked for."""
+
+
+class Watch:
+    """What the watchdog knows of one loop.
+
+    `limit`: from how long on a unit of work is a block; `patience`: after how long one that lasts is reported; both in
+    nanoseconds. `depth`: how many frames of a stack are kept.
+    """
+
+    def __init__(
+        self,
+        loop: Any,
+        state: LoopState,
+        *,
+        limit: int,
+        patience: int,
+        depth: int,
+        pauses: GcPauses,
+        stops: Stops,
+        emit: Callable[[Block], None],
+    ) -> None:
+        self.loop = weakref.ref(loop)
+        self.state = state
+        self.limit, self._patience, self._depth = limit, patience, depth
+        self._pauses, self._stops, self._emit = pauses, stops, emit
+        self._doubtful: deque[Callable[[], None]] = deque()
+        self._sees_frames = frames_survive()
+        # Of a clock that is not the machine's nobody knows how it runs while the process does not.
+        self._real = state.now is SYSTEM_CLOCK.monotonic_ns
+        self._thread = 0
+        self._meter = ThreadMeter(0)
+        self._idle = False
+        self.suspicion: Suspicion | None = None
+
+    @property
+    def gone(self) -> bool:
+        """Whether there is nothing to look at any more."""
+        loop = self.loop()
+        return loop is None or loop.is_closed()
+
+    @property
+    def runs(self) -> bool:
+        """Whether the loop runs."""
+        loop = self.loop()
+        return loop is not None and loop.is_running()
+
+    @property
+    def period(self) -> int:
+        """How long to wait before the next look, in nanoseconds: less while something is suspected, for a while."""
+        if self.suspicion is None:
+            return min(max(self.limit // 4, _SHORTEST), _LONGEST)
+        pace = min(max(self.limit // 10, _SHORTEST), _LONGEST // 4)
+        return min(pace << max(0, self.suspicion.samples.count - 20) // 8, _LONGEST // 2)
+
+    def tick(self, kept_since: int | None = None) -> None:
+        """Look at the loop once. In the watchdog's thread.
+
+        `kept_since`: from when on somebody has kept the GIL from the watchdog, if that was so.
+        """
+        thread, now = self._running_thread(), self.state.now()
+        if thread is None:
+            self._suspect(None)
+        else:
+            self._look(thread, now, kept_since)
+        self.decide()
+
+    def _look(self, thread: int, now: int, kept_since: int | None) -> None:
+        """What is on the stack is read before anything that lets go of the GIL, a file or an exporter."""
+        if thread != self._thread:
+            self._thread, self._meter, self._idle = thread, ThreadMeter(thread), False
+        ran = self._meter.ran(now)
+        record = self.state.running
+        started = record.step_started if record is not None else 0
+        if record is not None and started:
+            self._look_at_step(record, started, now, ran=ran)
+        elif self._sees_frames:
+            self._look_at_unit(now, kept_since, ran=ran)
+        if ran:
+            self._meter.account(now)
+
+    def _running_thread(self) -> int | None:
+        loop = self.loop()
+        if loop is None or not loop.is_running():
+            return None
+        return getattr(loop, "_thread_id", None) or self.state.thread
+
+    def _look_at_step(self, record: TaskRecord, started: int, now: int, *, ran: bool) -> None:
+        suspicion = self.suspicion
+        if suspicion is None or suspicion.unit is not Unit.RECORDED or suspicion.key != started:
+            suspicion, ran = Suspicion(Unit.RECORDED, started, started), True
+        if now - started < self.limit // 2:
+            self._suspect(None)
+            return
+        if self._sees_frames:
+            self._sample_step(suspicion, record, now, ran=ran)
+        self._suspect(suspicion)
+        self._persist(suspicion, record, now)
+
+    def _sample_step(self, suspicion: Suspicion, record: TaskRecord, now: int, *, ran: bool) -> None:
+        weight = now - suspicion.last
+        if not ran:
+            suspicion.samples.again(weight)
+        elif (seen := look_into_step(self._thread, self._depth)) is None:
+            suspicion.nested = True
+        elif self.state.running is record and record.step_started == suspicion.key:
+            suspicion.samples.add(Stack(*seen), weight)
+        suspicion.last = now
+
+    def _look_at_unit(self, now: int, kept_since: int | None, *, ran: bool) -> None:
+        suspicion = self.suspicion
+        if not ran and (self._idle or (suspicion is not None and suspicion.unit is not Unit.RECORDED)):
+            if suspicion is not None:
+                suspicion.samples.again(now - suspicion.last)
+                self._seen(suspicion, now)
+            return
+        seen = look(self._thread, self._depth, ENTRY_CODE)
+        self._idle = seen is None
+        if seen is None or seen.unit is Unit.RECORDED:
+            self._suspect(None)
+            return
+        if suspicion is None or not seen.seen_before or suspicion.key != seen.key:
+            suspicion = Suspicion(seen.unit, seen.key, self._since(now, kept_since))
+            suspicion.callback = seen.callback
+            self._suspect(suspicion)
+        suspicion.samples.add(Stack(seen.stack, seen.omitted), now - suspicion.last)
+        self._seen(suspicion, now)
+
+    def _since(self, now: int, kept_since: int | None) -> int:
+        """From when on the unit that is seen for the first time surely ran.
+
+        Where somebody kept the GIL from the watchdog and the loop's thread was busy throughout, it was this unit: the
+        next would have been asked for the GIL before it began.
+        """
+        self._meter.account(now)
+        if kept_since is None or not self._real or not self._meter.was_busy(now - kept_since):
+            return now
+        return min(kept_since + _SWITCH, now)
+
+    def _seen(self, suspicion: Suspicion, now: int) -> None:
+        """It still works on what the watchdog cannot see the end of."""
+        suspicion.last = now
+        if now - suspicion.counted >= max(self.limit // 2, (suspicion.counted - suspicion.since) // 2):
+            suspicion.victims, suspicion.counted = self._victims(None, suspicion.since, now), now
+        self._persist(suspicion, None, now)
+
+    def _suspect(self, suspicion: Suspicion | None) -> None:
+        """Suspect this from now on. What was suspected is over, if it was something else.
+
+        A recorded step tells of its end itself; of everything else this is how it is known.
+        """
+        before, self.suspicion = self.suspicion, suspicion
+        if before is not None and before is not suspicion and before.unit is not Unit.RECORDED:
+            self._settle(before, None, before.last, before.victims)
+
+    def _persist(self, suspicion: Suspicion, record: TaskRecord | None, now: int) -> None:
+        """A block that does not end is told of while it lasts, at doubling intervals."""
+        if suspicion.nested or now - suspicion.since < self._patience << suspicion.reports:
+            return
+        suspicion.reports += 1
+        self._settle(suspicion, record, now, self._victims(record, suspicion.since, now), over=False)
+        suspicion.reported = now
+
+    def held(self, record: TaskRecord, started: int, ended: int, parent: Any, *, doubtful: bool) -> None:
+        """A recorded step that took long is over. In the loop's thread.
+
+        `doubtful`: the watchdog should have run meanwhile and has not, so that it may yet find that the process was
+        stopped; then it decides.
+        """
+        suspicion = self.suspicion
+        if suspicion is None or suspicion.unit is not Unit.RECORDED or suspicion.key != started:
+            suspicion = Suspicion(Unit.RECORDED, started, started)
+        if suspicion.nested or (not suspicion.samples.count and hasattr(self.loop(), "_nest_patched")):
+            return  # other steps of the loop ran within this one
+        suspicion.last = ended
+        victims = self._victims(record, started, ended)
+        settle = partial(self._settle, suspicion, record, ended, victims, parent=parent)
+        if doubtful and self._real:
+            self._doubtful.append(settle)
+        else:
+            settle()
+
+    def end(self) -> None:
+        """Nobody looks any more: what was seen last is all that will be known."""
+        self._suspect(None)
+        self.decide()
+
+    def decide(self) -> None:
+        """Settle what was in doubt."""
+        while self._doubtful:
+            self._doubtful.popleft()()
+
+    def _settle(
+        self,
+        suspicion: Suspicion,
+        record: TaskRecord | None,
+        end: int,
+        victims: tuple[TaskRecord, ...],
+        *,
+        parent: Any = None,
+        over: bool = True,
+    ) -> None:
+        start = suspicion.reported
+        lost = max(self._stops.within(start, end), self._meter.starved(start, end)) if self._real else 0
+        if end - start - lost < self.limit and not suspicion.reports:
+            return
+        stack, blame = suspicion.samples.judge()
+        self._emit(
+            Block(
+                loop=self.state,
+                unit=suspicion.unit,
+                record=record,
+                parent=parent,
+                start=start,
+                end=end,
+                accuracy=Accuracy.SAMPLED if record is None else Accuracy.EXACT,
+                samples=suspicion.samples.count,
+                stack=stack,
+                blame=blame,
+                callback=suspicion.callback,
+                gc_time=self._pauses.within(start, end) if self._real else 0,
+                victims=victims,
+                report=suspicion.reports,
+                over=over,
+            )
+        )
+
+    def _victims(self, record: TaskRecord | None, start: int, end: int) -> tuple[TaskRecord, ...]:
+        half = (start + end) // 2
+        waiting = (other for other in tuple(self.state.alive) if NOT_READY < other.ready <= half)
+        return tuple(other for other in waiting if other is not record)

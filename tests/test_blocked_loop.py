@@ -1,0 +1,177 @@
+"""A loop that is blocked: the line to blame, while it is blocked, however it is blocked."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib
+import json
+import os
+import re
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import NewLoop, Spans, attributes, instrumented, run_on
+from opentelemetry.sdk.trace import ReadableSpan
+
+THRESHOLD = 0.15
+LONG = 0.5  # of processor time where a way to block computes: a starved thread does not block for as long as it takes
+HERE = Path(__file__).name
+
+
+@pytest.fixture
+def blocked(new_loop: NewLoop, spans: Spans) -> Callable[..., list[ReadableSpan]]:
+    """Runs a program and returns the spans of the loops that were blocked meanwhile."""
+
+    def run(main: Callable[[], Any], **settings: Any) -> list[ReadableSpan]:
+        with instrumented(spans, **{"block_threshold": THRESHOLD} | settings):
+            run_on(new_loop, main())
+        return [span for span in spans.all() if span.name.startswith("block ")]
+
+    return run
+
+
+def line_of(function: Any, text: str) -> int:
+    """The line on which this text stands in a function of this file."""
+    first = function.__code__.co_firstlineno
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    return next(number for number in range(first, len(lines)) if text in lines[number - 1])
+
+
+def by_sleeping() -> None:
+    time.sleep(LONG)  # ←
+
+
+def by_reading_a_socket() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ours.makefile("rb") as stream:
+        threading.Timer(LONG, theirs.sendall, (b"answer\n",)).start()
+        stream.readline()  # ←
+
+
+def by_reading_a_file() -> None:
+    read, write = os.pipe()
+    timer = threading.Timer(LONG, os.close, (write,))
+    timer.start()
+    with os.fdopen(read) as file:
+        file.read()  # ←
+    timer.join()
+
+
+def by_matching() -> None:
+    started = time.thread_time()
+    length = 14
+    while time.thread_time() - started < LONG:
+        length += 1
+        re.match(r"(a+)+$", "a" * length + "b")  # ←
+
+
+def by_dumping() -> None:
+    started = time.thread_time()
+    while time.thread_time() - started < LONG:
+        json.dumps(ROWS)  # ←
+
+
+ROWS = [{str(n): [n, None, "text"] for n in range(1000)} for _ in range(100)]
+
+
+def by_computing() -> None:
+    started = time.thread_time()
+    while time.thread_time() - started < LONG:
+        sum(n * n for n in range(20_000))  # ←
+
+
+def by_running_a_program() -> None:
+    subprocess.run([sys.executable, "-c", f"import time; time.sleep({LONG})"], check=True)  # ←
+
+
+def by_waiting_for_a_thread() -> None:
+    lock = threading.Lock()
+    lock.acquire()
+    threading.Timer(LONG, lock.release).start()
+    lock.acquire()  # ←
+
+
+def by_asking_a_database() -> None:
+    started = time.thread_time()
+    with sqlite3.connect(":memory:") as base:
+        while time.thread_time() - started < LONG:
+            base.execute("with recursive n(i) as (select 1 union all select i+1 from n limit 200000) select sum(i) from n").fetchall()  # ←  # fmt: skip
+    base.close()
+
+
+def by_hashing() -> None:
+    started = time.thread_time()
+    while time.thread_time() - started < LONG:
+        hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 100_000)  # ←
+
+
+def by_importing() -> None:
+    importlib.import_module("slow_to_import")  # ←
+
+
+def by_sorting() -> None:
+    started = time.thread_time()
+    while time.thread_time() - started < LONG:
+        sorted(str(n) for n in range(200_000))  # ←
+
+
+WAYS = [
+    by_sleeping, by_reading_a_socket, by_reading_a_file, by_matching, by_dumping, by_computing, by_running_a_program,
+    by_waiting_for_a_thread, by_asking_a_database, by_hashing, by_importing, by_sorting,
+]  # fmt: skip
+
+
+@pytest.fixture
+def slow_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_to_import.py").write_text(f"import time\ntime.sleep({LONG})\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "slow_to_import", raising=False)
+
+
+def blames(span: ReadableSpan, way: Any) -> bool:
+    """Whether a span blames the marked line. Of an import, which is code of the program, too: its line that sleeps."""
+    seen = attributes(span)
+    if way is by_importing and seen["code.file.path"].endswith("slow_to_import.py"):
+        return bool(seen["code.line.number"] == 2)
+    return (Path(seen["code.file.path"]).name, seen["code.line.number"]) == (HERE, line_of(way, "# ←"))
+
+
+@pytest.mark.usefixtures("slow_module")
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_a_step_that_blocks_is_blamed_on_its_line(blocked: Any, way: Callable[[], None]) -> None:
+    async def main() -> None:
+        await asyncio.sleep(0)
+        way()
+        await asyncio.sleep(0)
+
+    found = blocked(main)
+    assert [blames(span, way) for span in found] == [True], [attributes(span) for span in found]
+    (span,) = found
+    assert attributes(span)["asyncio.block.accuracy"] == "exact"
+    assert span.end_time - span.start_time >= LONG * 0.9e9
+
+
+@pytest.mark.usefixtures("slow_module")
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_a_callback_that_blocks_is_blamed_on_its_line(blocked: Any, way: Callable[[], None]) -> None:
+    """Which no task runs, and which the package is not told of."""
+
+    async def main() -> None:
+        loop, over = asyncio.get_running_loop(), asyncio.Event()
+        loop.call_later(0.01, way)
+        loop.call_later(0.02, over.set)
+        await over.wait()
+        await asyncio.sleep(0.1)
+
+    found = blocked(main)
+    assert [blames(span, way) for span in found] == [True], [attributes(span) for span in found]
+    assert attributes(found[0])["asyncio.block.accuracy"] == "sampled"
