@@ -40,7 +40,7 @@ async def print_receipt() -> None:
 
 
 def draw_page(user: str, basket: list[str]) -> str:
-    time.sleep(0.15)  # WRONG: nothing else runs meanwhile, in none of the requests
+    time.sleep(0.25)  # WRONG: nothing else runs meanwhile, in none of the requests
     return f"{user}: {', '.join(basket)}"
 
 
