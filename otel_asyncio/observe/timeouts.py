@@ -43,7 +43,7 @@ class Timeouts:
 
     def expired(self, scope: Any, request: Request) -> Expiry:
         """A `Timeout` has expired, and is about to cancel its task."""
-        noted = getattr(scope, "_otel_asyncio", None)
+        noted = scope.__dict__.pop("_otel_asyncio", None)  # nothing of ours stays with what asyncio leaves behind
         entry = Entry(*noted) if noted is not None else None
         return self.deadline_passed(request.owner, scope._task, entry, scope._when)
 
