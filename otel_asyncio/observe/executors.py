@@ -47,15 +47,16 @@ class Work:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function; what it returns and raises is what this does, to the traceback."""
         executors, call = self._executors, self._call
-        token = executors.begin(call)
+        token, failure = executors.begin(call), None
         try:
             return self._function(*args, **kwargs)
         except BaseException as error:
             error.__traceback__ = error.__traceback__.tb_next  # type: ignore[union-attr]  # this frame, taken off
+            failure = error
             raise
         finally:
-            executors.end(call, token)
-            del self, args, kwargs  # the frame of a function that raised leads back here
+            executors.end(call, token, failure)
+            del self, args, kwargs, failure  # the frame of a function that raised leads back here
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._function, name)
@@ -129,16 +130,18 @@ class Executors:
             self._guard.fail(error)
             return None
 
-    def end(self, call: Call, token: Any) -> None:
-        """The function has returned, or raised."""
+    def end(self, call: Call, token: Any, error: BaseException | None) -> None:
+        """The function has returned, or raised. Its future is not done yet: who waits for it finds the span ended."""
         try:
             call.ended = self._clock.monotonic_ns()
             if call.thread_id is not None:
                 self._last_end[call.thread_id] = call.ended
             if token is not None:
                 call.activity.leave(token)
-        except Exception as error:  # noqa: BLE001 - the border of the package
-            self._guard.fail(error)
+            call.advance(Stage.RETURNED)
+            self._sink.returned(call, error)
+        except Exception as failure:  # noqa: BLE001 - the border of the package
+            self._guard.fail(failure)
 
     def _watch_start(self, call: Call, executor: Any, source: Future[Any]) -> None:
         """See when a pool of processes hands the work to its workers: they take one more than they can run."""
@@ -160,10 +163,12 @@ class Executors:
             source.set_running_or_notify_cancel = set_running_or_notify_cancel  # type: ignore[method-assign]
 
     def _done(self, call: Call, executor: weakref.ref[Any] | None, source: Future[Any]) -> None:
-        """The future is done: in the worker's thread after the loop was told, or where it was cancelled."""
+        """The future is done: cancelled before any worker took it, or by a worker that is not one of our threads."""
         try:
             dropped = source.cancelled()
-            call.ended = call.ended or self._clock.monotonic_ns()
+            if call.kind is ExecutorKind.THREAD and not dropped:
+                return
+            call.ended = self._clock.monotonic_ns()
             call.advance(Stage.DROPPED if dropped else Stage.RETURNED)
             pool = executor() if executor is not None else None
             if pool is not None and call.kind is ExecutorKind.PROCESS and not dropped:

@@ -133,7 +133,8 @@ def run(peer_name: str, order: str, way: str, loop: str) -> dict[str, Any]:
         said = runner.run(main(peer, order, install))
         if instrumentor.is_instrumented_by_opentelemetry:
             instrumentor.uninstrument()
-    spans = [span for span in recorder.spans if not span.name.endswith("_flush")]  # the peer's own, at the loop's end
+    spans = [span for span in recorder.spans if span.name.startswith("task ")]
+    spans = [span for span in spans if not span.name.endswith("_flush")]  # the peer's own, at the loop's end
     names = Counter(span.name for span in spans)
     outcomes = Counter(span.attributes["asyncio.task.outcome"] for span in spans)
     return {**said, "spans": names, "outcomes": outcomes, "theirs": peer.spans}
