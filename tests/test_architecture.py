@@ -24,11 +24,10 @@ ALLOWED: dict[str, set[str]] = {
     "environment": set(),
     # Reads files, knows the rest of the package by its names only.
     "report": {"otel_asyncio.report", "otel_asyncio.emit.names", "rich"},
-    "demo": {"opentelemetry.trace", "uvloop"},
     # Thin, over what every program may use.
     "cli": {
         "otel_asyncio.cli", "otel_asyncio.report", "otel_asyncio.configure", "otel_asyncio.environment",
-        "otel_asyncio.settings", "otel_asyncio.demo", "rich", "opentelemetry",
+        "otel_asyncio.settings", "otel_asyncio_demo", "rich", "opentelemetry",
     },
 }  # fmt: skip
 

@@ -7,7 +7,7 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from otel_asyncio import demo as program
+import otel_asyncio_demo
 from otel_asyncio.cli import run
 from otel_asyncio.cli.output import UsageError
 from otel_asyncio.cli.program import run_program
@@ -29,6 +29,6 @@ def demo(options: argparse.Namespace) -> None:
         raise UsageError("--uvloop needs uvloop: pip install uvloop")
     if options.otlp:
         os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = options.otlp
-    shop = Path(program.__file__).with_name("shop.py")
+    shop = Path(otel_asyncio_demo.__file__).with_name("shop.py")
     run.start(options, "shop")
     run_program(str(shop), ["--uvloop"] if options.uvloop else [], as_module=False)

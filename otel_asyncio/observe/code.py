@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType
 
 PACKAGE = str(Path(__file__).parent.parent) + os.sep
-_DEMO = PACKAGE + "demo" + os.sep  # ships with the package and is a program like a user's
 _ASYNCIO = str(Path(asyncio.__file__).parent) + os.sep
 # contextlib, because nobody means the inside of an AsyncExitStack or of an `@asynccontextmanager`.
 _LIBRARIES = {"anyio", "uvloop", "contextlib"}
@@ -89,7 +88,7 @@ def _inspect(code: CodeType, module: str | None) -> CodeInfo:
     in_asyncio = file.startswith(_ASYNCIO)
     # uvloop's own coroutines are compiled: no module to be read off a frame, and `uvloop/loop.pyx` for a file.
     library = (module or file.replace(os.sep, ".")).partition(".")[0]
-    internal = in_asyncio or library in _LIBRARIES or _is_ours(file)
+    internal = in_asyncio or library in _LIBRARIES or file.startswith(PACKAGE)
     entry_points = _ENTRY_POINTS if in_asyncio else _OWN_ENTRY_POINTS
     return CodeInfo(
         code=code,
@@ -101,10 +100,6 @@ def _inspect(code: CodeType, module: str | None) -> CodeInfo:
         housekeeping=code.co_name in _HOUSEKEEPING and (in_asyncio or library in _LIBRARIES),
         entry_point=internal and qualname in entry_points,
     )
-
-
-def _is_ours(file: str) -> bool:
-    return file.startswith(PACKAGE) and not file.startswith(_DEMO)
 
 
 def _wrapped_name(code: CodeType, library: str) -> str | None:

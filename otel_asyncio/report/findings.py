@@ -99,7 +99,7 @@ def _facts(finding: Finding) -> Iterator[str]:
     held = place(attributes, names.RESOURCE_HOLDER_FILE, names.RESOURCE_HOLDER_LINE)
     if held is not None:
         yield f"held by {clean(attributes.get(names.RESOURCE_HOLDER_TASK, 'a task'))} at {held.short}"
-    if victims := attributes.get(wanted.BLOCK_VICTIMS):
+    if victims := attributes.get(names.BLOCK_VICTIMS):
         yield f"{victims} ready task{'s' * (victims != 1)} waited"
     if names.CANCEL_ORIGIN in attributes:
         by = short_function(clean(attributes.get(names.CANCEL_BY_FUNCTION, "")))

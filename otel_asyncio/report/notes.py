@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from otel_asyncio.emit import names
-from otel_asyncio.report import wanted
 from otel_asyncio.report.facts import Place, code_place, created_place, duration, place, seconds, short_function
 from otel_asyncio.report.look import Glyphs
 from otel_asyncio.report.otlp import Span, clean
@@ -59,9 +58,9 @@ def _by_kind(span: Span) -> Iterator[tuple[str, str]]:
     elif names.AWAIT_IDLE_TIME in attributes:
         yield from _line("", here)
         yield from _holder(span)
-    elif wanted.BLOCK_VICTIMS in attributes or span.name.startswith("block "):
+    elif names.BLOCK_VICTIMS in attributes or span.name.startswith("block "):
         yield from _line("", here)
-        victims = attributes.get(wanted.BLOCK_VICTIMS)
+        victims = attributes.get(names.BLOCK_VICTIMS)
         if victims:
             yield f"kept {victims} waiting", "page.warning"
     elif names.TASK_CREATED_FILE in attributes:

@@ -2,5 +2,4 @@
 
 from __future__ import annotations
 
-BLOCK_VICTIMS = "asyncio.block.victims"
 DEADLOCK_CYCLE = "asyncio.deadlock.cycle"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import otel_asyncio
+import otel_asyncio_demo
 
 from . import started
 from .started import COMMAND, Ended
@@ -37,7 +37,7 @@ def test_the_unhandled_answer_of_the_bank_is_told(demo: Ended) -> None:
 
 
 def line_of(code: str) -> int:
-    lines = (Path(otel_asyncio.__file__).parent / "demo" / "shop.py").read_text().splitlines()
+    lines = (Path(otel_asyncio_demo.__file__).with_name("shop.py")).read_text().splitlines()
     (number,) = [number for number, line in enumerate(lines, 1) if code in line]
     return number
 
@@ -58,6 +58,10 @@ def test_the_cancelled_requests_name_who_cancelled_them_and_where_it_hit(demo: E
     assert f"shop.py:{line_of('task.cancel()  # WRONG')}" in told
     assert "by janitor" in told
     assert f"it hit shop.py:{line_of('asyncio.sleep(30 + amount)')}" in told
+
+
+def test_the_blocked_loop_names_the_line(demo: Ended) -> None:
+    assert f"shop.py:{line_of('time.sleep')}" in finding(demo.err, "loop_blocked")
 
 
 def test_the_contended_lock_names_who_waits_and_who_holds(demo: Ended) -> None:

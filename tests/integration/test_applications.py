@@ -141,6 +141,13 @@ def uvicorn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return report(tmp_path_factory.mktemp("uvicorn"), port, load, *command)
 
 
+def test_a_reader_of_every_application_sees_which_line_blocked_the_loop(
+    datasette: str, aiosmtpd: str, uvicorn: str
+) -> None:
+    for text, file in ((datasette, "planted.py"), (aiosmtpd, "mail_handler.py"), (uvicorn, "asgi_service.py")):
+        assert place(file, "BLOCKS") in finding(text, "loop_blocked"), text
+
+
 def test_a_reader_of_datasette_sees_which_line_was_slow(datasette: str) -> None:
     assert ("asyncio.sleep", place("planted.py", "SLOW")) in list(waits(datasette)), datasette
 
