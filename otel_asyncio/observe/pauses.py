@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _MILLISECOND = 1_000_000
 _KEPT = 64
 LATE = 20 * _MILLISECOND
+_REFRESH = 32  # a file read costs more than all the rest of a look at an idle loop
 _OWN_SCHEDSTAT = "/proc/thread-self/schedstat"
 
 
@@ -71,13 +72,15 @@ class Stops:
 
     def __init__(self) -> None:
         self._stops: deque[tuple[int, int, int]] = deque(maxlen=_KEPT)
-        self._switches = self._delay = 0
+        self._switches = self._delay = self._waits = 0
         self._known = resource is not None and hasattr(resource, "RUSAGE_THREAD")
 
     def before_wait(self) -> None:
         """The watchdog is about to wait."""
         if self._known:
-            self._delay = _run_delay(_OWN_SCHEDSTAT)
+            if not self._waits % _REFRESH:
+                self._delay = _run_delay(_OWN_SCHEDSTAT)
+            self._waits += 1
             self._switches = _switches()
 
     def after_wait(self, due: int, now: int) -> int | None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # How long at most after it was asked for a thread gives the GIL away, unless a C call keeps it.
 _SWITCH = 10_000_000
 _SHORTEST, _LONGEST = 5_000_000, 500_000_000
+_DROWSY = 40
 
 
 class Suspicion:
@@ -74,6 +75,7 @@ class Watch:
         self._thread = 0
         self._meter = ThreadMeter(0)
         self._idle = False
+        self._idle_looks = 0
         self.suspicion: Suspicion | None = None
 
     @property
@@ -90,9 +92,12 @@ class Watch:
 
     @property
     def period(self) -> int:
-        """How long to wait before the next look, in nanoseconds: less while something is suspected, for a while."""
+        """How long to wait before the next look, in nanoseconds: less while something is suspected, for a while.
+
+        More where the loop has been idle: to wake up is what a look costs. Half the limit still sees every block once.
+        """
         if self.suspicion is None:
-            return min(max(self.limit // 4, _SHORTEST), _LONGEST)
+            return min(max(self.limit // (2 if self._idle_looks > _DROWSY else 4), _SHORTEST), _LONGEST)
         pace = min(max(self.limit // 10, _SHORTEST), _LONGEST // 4)
         return min(pace << max(0, self.suspicion.samples.count - 20) // 8, _LONGEST // 2)
 
@@ -113,6 +118,7 @@ class Watch:
         if thread != self._thread:
             self._thread, self._meter, self._idle = thread, ThreadMeter(thread), False
         ran = self._meter.ran(now)
+        self._idle_looks = 0 if ran else self._idle_looks + 1
         record = self.state.running
         started = record.step_started if record is not None else 0
         if record is not None and started:
