@@ -33,9 +33,13 @@ def command(*words: str) -> str:
 
 
 def report(program: Path) -> str:
-    """The program's output and the report on it, without the two lines that name the file."""
+    """The program's output and the report on it, without the two lines that name the file.
+
+    What the log says of a line has its whole path, which is another one on every machine.
+    """
     with tempfile.TemporaryDirectory() as folder:
         text = command("run", "-o", f"{folder}/spans.jsonl", program.name)
+    text = text.replace(f"{program.parent}{os.sep}", "")
     return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("otel-asyncio: "))
 
 
