@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,9 @@ NO_SKIP = "OTEL_ASYNCIO_NO_SKIP"
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell that starts us in the background ignores it, and so would every program that a test interrupts.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "version_specific: may be skipped: this Python cannot have the feature")
     config.addinivalue_line("markers", "settings(**settings): the settings of the fixture `instrumented_process`")
 
