@@ -16,9 +16,10 @@ NO_SKIP = "OTEL_ASYNCIO_NO_SKIP"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # A shell that starts us in the background ignores it, and so would every program that a test interrupts.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # nohup, and a shell that starts us in the background, let signals be ignored, in every program under test as well.
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
     config.addinivalue_line("markers", "version_specific: may be skipped: this Python cannot have the feature")
     config.addinivalue_line("markers", "settings(**settings): the settings of the fixture `instrumented_process`")
 

@@ -264,11 +264,12 @@ class Cancellations:
         record = self.watch(task, record, now)
         request = Request(record, id(task))
         request.origin = Origin.UNKNOWN if task.cancelling() else Origin.SELF
+        request.expected = request.origin is Origin.SELF  # a server's connection ends like that, with its future
         awaited = cancelled_below(future)
         below = getattr(awaited, "_otel_asyncio", None)
         if below is not None and below.cancellation is not None:
             request.follows(below.cancellation.first)
-            request.via = Via.AWAITED
+            request.via, request.expected = Via.AWAITED, False
             request.by = below if below.timed else None
         cancellation = Cancellation(request, now, 0)
         self._settle(record, task, cancellation, Fate.DELIVERED)

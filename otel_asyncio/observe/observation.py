@@ -18,7 +18,7 @@ from otel_asyncio.observe.misuse import Misuses
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.outcomes import outcome_of
 from otel_asyncio.observe.problems import Closed, Problem, ProblemKind, from_handler
-from otel_asyncio.observe.records import NO_LIMITS, Limits, Outcome, TaskRecord, Unrecorded
+from otel_asyncio.observe.records import EAGER_TASKS, NO_LIMITS, Limits, Outcome, TaskRecord, Unrecorded
 from otel_asyncio.observe.resources import Locks
 from otel_asyncio.observe.steps import make_step, make_unrecorded_step, takes_handles_directly
 from otel_asyncio.observe.tasks import PlainClasses
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from otel_asyncio.observe.observer import Sink
     from otel_asyncio.observe.watching import Watching
 
-# Where asyncio keeps the tasks whose first step runs inside their constructor; in C, and out of sight, since 3.14.
-_EAGER_TASKS: Any = getattr(asyncio.tasks, "_eager_tasks", frozenset())
 _SUCCESS, _CANCELLATION = Outcome.SUCCESS, Outcome.CANCELLATION  # a look-up less for every task
 
 
@@ -147,7 +145,7 @@ class Observation:
         """A task that was made past us announces a step."""
         state = self.state_of(loop)
         record, state.expected = state.expected, None
-        in_first_step = task in _EAGER_TASKS or (state.running is not None and asyncio.current_task(loop) is task)
+        in_first_step = task in EAGER_TASKS or (state.running is not None and asyncio.current_task(loop) is task)
         if record is None:
             record = state.admit_unknown(task, context, born=in_first_step)
         state.take(task, record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from asyncio import tasks
 from collections.abc import Callable
 from enum import StrEnum
 from types import CodeType
@@ -99,6 +100,9 @@ class Split(NamedTuple):
 # `TaskRecord.ready` while no step is announced.
 NOT_READY = -1
 
+# Where asyncio keeps the tasks whose first step runs inside their constructor; in C, and out of sight, since 3.14.
+EAGER_TASKS: Any = getattr(tasks, "_eager_tasks", frozenset())
+
 # What asyncio lets through a step and out of the loop; everything else stays in the task.
 EXITS = (SystemExit, KeyboardInterrupt)
 
@@ -183,8 +187,13 @@ class TaskRecord:
     def begin(self, task: asyncio.Task[Any]) -> None:
         """Take the place among the loop's live records; from now on the task's death is noticed, however it dies."""
         self.task = weakref.ref(task, self.lost)
-        running = self.loop.running
-        self.creator = 0 if running is None else running.id
+        maker = self.loop.running
+        if maker is not None and EAGER_TASKS:
+            # One that was started past us, and is in its first step, may be the one that really runs.
+            maker = self.loop.observation.make_sure_of_running(self.loop)
+            if maker is self:
+                maker = self.loop.running
+        self.creator = 0 if maker is None else maker.id
         self.loop.alive.add(self)
 
     @property

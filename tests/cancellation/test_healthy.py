@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 from typing import Any
 
 import anyio
@@ -178,7 +179,30 @@ async def a_condition_that_is_cancelled() -> bool:
     return task.cancelled()
 
 
+async def race_in_a_handler_that_was_started_eagerly() -> int:
+    """aiohttp's handlers on 3.12 and 3.13: their tasks begin to run in their constructor, past every `create_task`."""
+    if sys.version_info < (3, 12):
+        return await race()
+    loop = asyncio.get_running_loop()
+    return await asyncio.Task(race(), loop=loop, eager_start=True)  # type: ignore[call-arg,unused-ignore]
+
+
+async def a_connection_that_closes() -> bool:
+    """aiohttp's connections wait for the next request on a future, which is cancelled when the client hangs up."""
+    waiter = asyncio.get_running_loop().create_future()
+
+    async def connection() -> None:
+        await waiter
+
+    task = asyncio.create_task(connection())
+    asyncio.get_running_loop().call_later(0.001, waiter.cancel)
+    await asyncio.wait([task])
+    return task.cancelled()
+
+
 PROGRAMS = (
+    race_in_a_handler_that_was_started_eagerly,
+    a_connection_that_closes,
     streaming_response,
     middleware,
     race,

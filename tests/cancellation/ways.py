@@ -271,7 +271,7 @@ async def by_the_end_of_the_loop() -> Any:
     await turn()
 
 
-@way("self", expected=False, by=None, at=None, canceller=None)
+@way("self", expected=True, by=None, at=None, canceller=None)
 async def by_hand() -> Any:
     async def victim() -> None:
         raise asyncio.CancelledError
@@ -279,7 +279,7 @@ async def by_hand() -> Any:
     return await ended(asyncio.create_task(victim()))
 
 
-@way("self", expected=False, by=None, at=None, canceller=None)
+@way("self", expected=True, by=None, at=None, canceller=None)
 async def by_a_cancelled_future() -> Any:
     async def victim() -> None:
         future = asyncio.get_running_loop().create_future()
