@@ -18,6 +18,7 @@ from otel_asyncio.emit.intervals import Intervals
 from otel_asyncio.emit.metrics import metrics_of
 from otel_asyncio.emit.problems import ProblemReporter, Rate
 from otel_asyncio.emit.sink import SpanSink
+from otel_asyncio.emit.stuck import StuckSpans
 from otel_asyncio.emit.tracing import Tracing
 from otel_asyncio.observe import dump
 from otel_asyncio.observe.awaits import Waits
@@ -25,6 +26,7 @@ from otel_asyncio.observe.cancellation import is_told_otherwise
 from otel_asyncio.observe.cancelling import CancelDetail
 from otel_asyncio.observe.clock import SYSTEM_CLOCK, Clock
 from otel_asyncio.observe.counters import Counters
+from otel_asyncio.observe.hanging import Hanging
 from otel_asyncio.observe.install import install_on_classes, install_on_loop
 from otel_asyncio.observe.loops import nothing
 from otel_asyncio.observe.observation import Observation
@@ -63,20 +65,39 @@ def wire(
     reporter = ProblemReporter(tracing, counters, rate, log=settings.problem_log)
     sink = SpanSink(tracing, Policy(settings), reporter, counters)
     metrics = metrics_of(meter_provider)
-    limits = Limits(nanoseconds(settings.await_threshold), nanoseconds(settings.block_threshold))
+    patience = nanoseconds(settings.stuck_after)
+    limits = Limits(
+        nanoseconds(settings.await_threshold),
+        nanoseconds(settings.block_threshold),
+        NEVER if patience >= NEVER else patience // 2,
+    )
     detail = CancelDetail(settings.stack_depth, limits.wait, settings.capture_messages)
     observation = Observation(
         sink, clock, counters, process_wide=process_wide, limits=limits, is_metered=metrics.is_read, detail=detail
     )
-    if limits.wait < NEVER:
-        observation.waits = Waits(sink, observation.locks, settings.max_awaits_per_span, settings.stack_depth)
+    if patience < NEVER:
+        observation.hanging = Hanging(
+            StuckSpans(Intervals(tracing), reporter, sink.open_span),
+            patience=patience,
+            idle=settings.idle_targets,
+            depth=settings.stack_depth,
+        )
+    if min(limits.wait, patience) < NEVER:
+        observation.waits = Waits(
+            sink,
+            observation.locks,
+            settings.max_awaits_per_span,
+            settings.stack_depth,
+            least=limits.wait,
+            history=None if observation.hanging is None else observation.hanging.history,
+        )
         observation.waits.is_told_otherwise = is_told_otherwise
     tracing.running = observation.running_record
     if limits.step < NEVER:
         observation.watching = Watching(
             Blocks(Intervals(tracing), reporter, sink.innermost, clock),
             limit=limits.step,
-            patience=nanoseconds(settings.stuck_after),
+            patience=patience,
             depth=settings.stack_depth,
         )
         atexit.register(observation.watching.drain)
@@ -94,6 +115,8 @@ def wire(
         observation.waits = None
         dump.known.discard(observation)
         atexit.unregister(observation.drain)
+        if observation.hanging is not None:
+            observation.hanging.stop()
         if observation.watching is not None:
             atexit.unregister(observation.watching.drain)
             observation.watching.stop()

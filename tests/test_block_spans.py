@@ -219,7 +219,7 @@ def test_off_is_off(new_loop: NewLoop, spans: Spans, caplog: pytest.LogCaptureFi
     async def main() -> None:
         hold()
 
-    with instrumented(spans, block_threshold=math.inf):
+    with instrumented(spans, block_threshold=math.inf, stuck_after=math.inf):
         run_on(new_loop, main())
         assert "otel_asyncio watchdog" not in {thread.name for thread in threading.enumerate()}
     assert spans.names() == [name for name in spans.names() if name.startswith("task ")]

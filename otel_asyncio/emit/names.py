@@ -82,7 +82,11 @@ BLOCK_GC_TIME = "asyncio.block.gc_time"
 BLOCK_SAMPLES = "asyncio.block.samples"
 BLOCK_VICTIMS = "asyncio.block.victims"
 
+STUCK_COUNT = "asyncio.stuck.count"
 STUCK_REPORT = "asyncio.stuck.report"
+STUCK_SINCE = "asyncio.stuck.since"
+
+DEADLOCK_CYCLE = "asyncio.deadlock.cycle"
 
 EVENTLOOP_ID = "asyncio.eventloop.id"
 EVENTLOOP_IMPLEMENTATION = "asyncio.eventloop.implementation"

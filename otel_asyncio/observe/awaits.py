@@ -12,12 +12,14 @@ from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.patching import replace_shared
 from otel_asyncio.observe.records import TaskRecord
 from otel_asyncio.observe.resources import waited_for
+from otel_asyncio.observe.stuck import key_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from otel_asyncio.observe.observer import Sink
     from otel_asyncio.observe.resources import Hold, Locks
+    from otel_asyncio.observe.stuck import History
 
 _WAIT: Any = asyncio.tasks._wait.__code__  # type: ignore[attr-defined]
 _GROUP_EXITS = {"TaskGroup.__aexit__", "TaskGroup._aexit"}
@@ -74,13 +76,19 @@ class Waits:
         locks: who holds which lock; None where that is not followed.
         most: of each task, so many waits are looked at; the others are only counted.
         depth: so many frames of each chain are kept.
+        least: waits shorter than so many nanoseconds are told to nobody.
+        history: of those that are very long, notes how long they were; None where nobody wants to know.
     """
 
-    def __init__(self, sink: Sink, locks: Locks | None, most: int, depth: int) -> None:
+    def __init__(
+        self, sink: Sink, locks: Locks | None, most: int, depth: int, *, least: int = 0, history: History | None = None
+    ) -> None:
         self._sink = sink
         self._locks = locks
         self._most = most
         self._depth = depth
+        self._least = least
+        self._history = history
         self._guard = Guard("awaits")
         self.is_told_otherwise: Callable[[TaskRecord], bool] = lambda _: False
         """Whether the wait of a task that runs again now is told by another span: that of a timeout that ended it."""
@@ -90,6 +98,11 @@ class Waits:
         if self._guard.failed:
             return
         try:
+            lasted = now - record.suspended
+            if self._history is not None and lasted >= self._history.least and record.cancellation is None:
+                self._history.completed(key_of(chain_of(follow(task), 1)), lasted)
+            if lasted < self._least:
+                return
             place = None if self.is_told_otherwise(record) else self._sink.nest(record)
             if place is None:
                 return

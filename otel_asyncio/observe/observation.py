@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from otel_asyncio.observe.awaits import Waits
     from otel_asyncio.observe.clock import Clock
     from otel_asyncio.observe.counters import Counters
+    from otel_asyncio.observe.hanging import Hanging
     from otel_asyncio.observe.observer import Sink
     from otel_asyncio.observe.watching import Watching
 
@@ -77,6 +78,7 @@ class Observation:
         self.plain_classes = PlainClasses(self.unrecorded)
         self.cancellations.make_steps()
         self.watching: Watching | None = None
+        self.hanging: Hanging | None = None
 
     def switch_off_creation(self, error: BaseException) -> None:
         """From now on no task is recorded."""
@@ -96,8 +98,9 @@ class Observation:
         self.loops.add(loop)
         if takes_handles_directly(type(loop)):
             self.direct.add(type(loop))
-        if self.watching is not None:
-            self.watching.attend(loop, state)
+        for watcher in (self.watching, self.hanging):
+            if watcher is not None:
+                watcher.attend(loop, state)
         return state
 
     def probe_loops(self) -> None:
@@ -122,9 +125,7 @@ class Observation:
         """The record of the task whose step runs in this thread now."""
         loop = asyncio._get_running_loop()
         state: LoopState | None = getattr(loop, "_otel_asyncio", None)
-        if state is None or state.observation is not self:
-            return None
-        return self.make_sure_of_running(state)
+        return None if state is None or state.observation is not self else self.make_sure_of_running(state)
 
     def make_sure_of_running(self, state: LoopState) -> TaskRecord | None:
         """The record of the current task, which is not the running one if an eager task was started past us.
@@ -234,8 +235,7 @@ class Observation:
             state.closed_at = Closed(creation_site(2), now)
             for record in tuple(state.alive):
                 self._end_unfinished(record, Outcome.PENDING, now)
-            records = [_record_of(task) for task in asyncio.all_tasks(loop)]
-            left = sum(1 for record in records if record is not None and not record.timed)
+            left = sum(not getattr(_record_of(task), "timed", True) for task in asyncio.all_tasks(loop))
             shutdown.end(state, now)
             state.shard.ended[Outcome.PENDING] += left
             self.drain()

@@ -84,6 +84,9 @@ class Limits(NamedTuple):
     wait: int = NEVER
     step: int = NEVER
 
+    long: int = NEVER
+    """From where on it is told of a wait whatever `wait` says."""
+
 
 NO_LIMITS = Limits()
 

@@ -183,7 +183,8 @@ def make_step(observation: Observation) -> Callable[..., None]:  # noqa: C901 - 
     """
     now = observation.clock.monotonic_ns
     finish, waited, held = observation.finish, observation.waited, observation.held
-    longest_wait, longest_step = observation.limits
+    limits = observation.limits
+    longest_wait, longest_step = min(limits.wait, limits.long), limits.step
     nothing = _NO_FUTURE
 
     def step(task: Any, callback: Any, future: Any = nothing) -> None:  # noqa: C901, PLR0912

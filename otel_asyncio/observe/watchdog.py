@@ -12,15 +12,13 @@ import threading
 import time
 from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.pauses import LATE, GcPauses, Stops
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from otel_asyncio.observe.watch import Watch
+    from collections.abc import Callable, Sequence
 
 _SECOND = 1_000_000_000
 _SHORTEST = 5_000_000
@@ -28,11 +26,39 @@ _JOIN = 1.0
 _LINGERS, _MOMENT = 50, 0.0001
 
 
+class Watched(Protocol):
+    """One loop, looked at for one purpose."""
+
+    @property
+    def loop(self) -> Callable[[], Any]:
+        """A weak reference to it."""
+        ...
+
+    @property
+    def gone(self) -> bool:
+        """Whether there is nothing to look at any more."""
+        ...
+
+    @property
+    def runs(self) -> bool:
+        """Whether the loop runs."""
+        ...
+
+    @property
+    def period(self) -> int:
+        """How long to wait before the next look, in nanoseconds."""
+        ...
+
+    def tick(self, kept_since: int | None = None, /) -> None:
+        """Look, in the watchdog's thread; `kept_since`: since when somebody has kept the GIL from it, if so."""
+        ...
+
+
 class Watchdog:
     """The thread, and the loops it looks at."""
 
     def __init__(self) -> None:
-        self._watches: list[Watch] = []
+        self._watches: list[Watched] = []
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()  # a finalizer that makes a loop runs anywhere
         self._bell = threading.Lock()
@@ -60,13 +86,13 @@ class Watchdog:
         """Whether the thread should have looked by now, so that it may yet find that the process stood still."""
         return self._thread is not None and time.perf_counter_ns() - self.due >= LATE
 
-    def add(self, watch: Watch) -> None:
+    def add(self, watch: Watched) -> None:
         """Look at one more loop."""
         with self._lock:
             self._watches.append(watch)
             self._start()
 
-    def remove(self, watches: list[Watch]) -> None:
+    def remove(self, watches: Sequence[Watched]) -> None:
         """Look at these loops no more. When this returns, nothing of them is emitted any longer."""
         with self._lock:
             self._watches = [watch for watch in self._watches if watch not in watches]

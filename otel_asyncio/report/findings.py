@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from otel_asyncio.emit import names
-from otel_asyncio.report import wanted
 from otel_asyncio.report.advice import advice
 from otel_asyncio.report.facts import code_place, duration, frames, place, seconds, short_function
 from otel_asyncio.report.look import Glyphs, Indented
@@ -73,7 +72,7 @@ def _details(finding: Finding, glyphs: Glyphs) -> Iterator[Text | Indented]:
     if stack and (len(stack) > 1 or finding.place is None or stack[0].long != finding.place.long):
         text = f" {glyphs.arrow} ".join(f"{frame.function} {frame.short}" for frame in reversed(stack))
         yield Indented(Text().append("in ", "page.quiet").append(text, "page.line"))
-    for each in span.attributes.get(wanted.DEADLOCK_CYCLE, ()):
+    for each in span.attributes.get(names.DEADLOCK_CYCLE, ()):
         yield Indented(Text(f"{glyphs.arrow} {clean(each)}", "page.line"))
     if sentence := advice(finding.word):
         yield Indented(Text(sentence, "page.advice"))
