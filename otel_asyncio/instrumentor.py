@@ -97,7 +97,7 @@ def wire(
         observation.watching = Watching(
             Blocks(Intervals(tracing), reporter, sink.innermost, clock),
             limit=limits.step,
-            patience=patience,
+            patience=max(patience, limits.step),
             depth=settings.stack_depth,
         )
         atexit.register(observation.watching.drain)

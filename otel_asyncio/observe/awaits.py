@@ -131,7 +131,7 @@ class Waits:
 def awaited_by(links: list[Any]) -> tuple[TaskRecord, ...]:
     """The records of the tasks that a chain waits for and that have ended, the last one first."""
     records = [getattr(task, "_otel_asyncio", None) for task in tasks_of(links)]
-    records += [vars(group).get(_LAST) for group in _groups(links)]
+    records += [getattr(group, _LAST, None) for group in _groups(links)]
     ended = [record for record in records if type(record) is TaskRecord and record.outcome is not None]
     return tuple(sorted(ended, key=lambda record: record.ended, reverse=True))
 
@@ -156,7 +156,8 @@ def _groups(links: list[Any]) -> list[Any]:
     coro = next((item for item in reversed(links) if type(item) is CoroutineType), None)
     if coro is None or coro.cr_code.co_qualname not in _GROUP_EXITS:
         return []
-    return [item for item in gc.get_referents(coro) if issubclass(type(item), asyncio.TaskGroup)]
+    # anyio's is another class of that name; its tasks are in a set as well.
+    return [item for item in gc.get_referents(coro) if "TaskGroup" in type(item).__name__ and hasattr(item, "_tasks")]
 
 
 def watch_groups() -> Callable[[], None]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from otel_asyncio.observe.resources import Hold
 
 _MOST_LINES = 4096
+_FOREVER = ("anyio.sleep_forever",)  # says itself that it waits for nothing
 
 Key = tuple[str | None, int, str]
 """Where a task waits, and for what: file, line, target."""
@@ -127,9 +128,7 @@ def idle_matcher(globs: Iterable[str]) -> Callable[[Chain], bool]:
     A glob matches the target, or the qualified name of any function in the chain, with or without its module: a
     server's own `WebSocketResponse.receive` is `*.receive`, whatever it is made of.
     """
-    pattern = "|".join(translate(glob) for glob in globs)
-    if not pattern:
-        return lambda _: False
+    pattern = "|".join(translate(glob) for glob in (*globs, *_FOREVER))
     match = re.compile(pattern).match
 
     def is_idle(chain: Chain) -> bool:
