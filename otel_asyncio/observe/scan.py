@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _SHORTEST, _LONGEST = 20_000_000, 1_000_000_000
 _CHUNK = 50
-_RARELY = 1_000  # of the time, a scan takes one part in so many at most
+_RARELY = 1_000  # of the time, a scan takes one part in so many, if that does not put it off for long
 
 
 class _Seen:
@@ -109,7 +109,8 @@ class Scan:
         if now >= self._due and not self._asking and not self._guard.failed:
             began = time.thread_time_ns()
             self.scan()
-            self._due = now + max(self._pace, (time.thread_time_ns() - began) * _RARELY)
+            rest = min((time.thread_time_ns() - began) * _RARELY, self._patience // 4)
+            self._due = now + max(self._pace, rest)
 
     def scan(self) -> None:
         """Look for waits that are long, and have them looked into by the loop."""

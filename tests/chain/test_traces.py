@@ -146,16 +146,12 @@ def test_a_problem_does_not_wait_for_the_decision_on_its_trace(
     assert [span.name for span in spans_of(store, "early")] == ["asyncio.exception_never_retrieved"]
 
 
-if hasattr(names, "STUCK_SINCE"):
-
-    def test_a_request_that_hangs_comes_while_it_hangs(
-        collect: Callable[..., Collector], store: DatadogTestAgent
-    ) -> None:
-        collector = collect("collector.yaml", OTELCOL_BACKEND=address(store))  # it decides on traces after 30 s
-        where = {"endpoint": collector.endpoint("grpc"), "protocol": "grpc", "name": "hanging"}
-        with serving("hanging", OTEL_PYTHON_ASYNCIO_STUCK_AFTER="2000", **where):
-            until(lambda: bool(spans_of(store, "hanging")), 25, "the report being in the store")
-        assert [span.attributes["asyncio.problem"] for span in spans_of(store, "hanging")] == ["stuck"]
+def test_a_request_that_hangs_comes_while_it_hangs(collect: Callable[..., Collector], store: DatadogTestAgent) -> None:
+    collector = collect("collector.yaml", OTELCOL_BACKEND=address(store))  # it decides on traces after 30 s
+    where = {"endpoint": collector.endpoint("grpc"), "protocol": "grpc", "name": "hanging"}
+    with serving("hanging", OTEL_PYTHON_ASYNCIO_STUCK_AFTER="2000", **where):
+        until(lambda: bool(spans_of(store, "hanging")), 25, "the report being in the store")
+    assert [span.attributes["asyncio.problem"] for span in spans_of(store, "hanging")] == ["stuck"]
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])

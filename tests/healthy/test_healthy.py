@@ -120,15 +120,21 @@ async def contended() -> None:
 async def keep_alive() -> None:
     """Connections that are open and silent."""
 
+    served: list[Any] = []
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.append(asyncio.current_task())
         await reader.read()
         writer.close()
+        await writer.wait_closed()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         clients = [await asyncio.open_connection(*server.sockets[0].getsockname()) for _ in range(10)]
         await asyncio.sleep(LASTS)
         for _, writer in clients:
             writer.close()
+            await writer.wait_closed()
+        await asyncio.wait(served)
 
 
 async def busy_but_fair() -> None:
