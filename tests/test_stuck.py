@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import socket
 import time
 import weakref
 from collections.abc import Callable
@@ -279,6 +280,27 @@ def test_a_line_is_known_by_the_longest_wait_that_ended_there(run_with: Any, spa
         assert len(stuck(spans)) == known, "it has waited as long before, and it came"
 
     run_with(main)
+
+
+def test_what_came_while_the_loop_was_blocked_has_not_hung(run_with: Any, spans: Spans) -> None:
+    async def waits(reader: asyncio.StreamReader) -> None:
+        assert await reader.readline() == b"hello\n"
+
+    async def main() -> None:
+        here, there = socket.socketpair()
+        reader, writer = await asyncio.open_connection(sock=here)
+        with spans.tracer.start_as_current_span("request"):
+            task = asyncio.create_task(waits(reader))
+        await asyncio.sleep(AFTER / 2)
+        there.sendall(b"hello\n")
+        time.sleep(6 * AFTER)  # noqa: ASYNC251 - it blocks the loop
+        await task
+        there.close()
+        writer.close()
+        await writer.wait_closed()
+
+    run_with(main)
+    assert stuck(spans) == []
 
 
 def test_a_wait_that_was_cancelled_is_no_history(run_with: Any, spans: Spans) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -173,11 +174,11 @@ def test_a_failing_attribute_of_the_program_does_not_reach_it(traced_run: Traced
     assert traced_run(main())
 
 
-def test_no_thread_is_started(traced_run: TracedRun) -> None:
+def test_no_thread_is_started_where_nobody_is_to_watch(traced_run: TracedRun) -> None:
     """T21."""
     before = set(threading.enumerate())
-    traced_run(program())
-    assert set(threading.enumerate()) == before
+    traced_run(program(), stuck_after=math.inf)
+    assert set(threading.enumerate()) <= before  # one of an earlier test may have ended meanwhile
 
 
 def test_only_the_programs_tasks_are_recorded(traced_run: TracedRun, spans: Spans) -> None:
