@@ -39,6 +39,7 @@ def until(condition: Any) -> bool:
 
 
 def test_without_a_loop_there_is_no_thread(spans: Spans) -> None:
+    assert until(lambda: threads() == []), "that of an earlier test's loop, which was closed just now, ends"
     with instrumented(spans, block_threshold=THRESHOLD):
         assert threads() == []
 
