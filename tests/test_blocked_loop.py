@@ -32,6 +32,7 @@ def blocked(new_loop: NewLoop, spans: Spans) -> Callable[..., list[ReadableSpan]
     """Runs a program and returns the spans of the loops that were blocked meanwhile."""
 
     def run(main: Callable[[], Any], **settings: Any) -> list[ReadableSpan]:
+        spans.exporter.clear()
         with instrumented(spans, **{"block_threshold": THRESHOLD} | settings):
             run_on(new_loop, main())
         return [span for span in spans.all() if span.name.startswith("block ")]
@@ -145,6 +146,15 @@ def blames(span: ReadableSpan, way: Any) -> bool:
     return (Path(seen["code.file.path"]).name, seen["code.line.number"]) == (HERE, line_of(way, "# ←"))
 
 
+def blocked_by(blocked: Any, main: Any, way: Any) -> list[ReadableSpan]:
+    """What is told of a block. On a crowded machine a C call may keep the watchdog out for all of its time: three tries."""
+    for _ in range(3):
+        found: list[ReadableSpan] = blocked(main)
+        if [blames(span, way) for span in found] == [True]:
+            break
+    return found
+
+
 @pytest.mark.usefixtures("slow_module")
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_a_step_that_blocks_is_blamed_on_its_line(blocked: Any, way: Callable[[], None]) -> None:
@@ -153,7 +163,7 @@ def test_a_step_that_blocks_is_blamed_on_its_line(blocked: Any, way: Callable[[]
         way()
         await asyncio.sleep(0)
 
-    found = blocked(main)
+    found = blocked_by(blocked, main, way)
     assert [blames(span, way) for span in found] == [True], [attributes(span) for span in found]
     (span,) = found
     assert attributes(span)["asyncio.block.accuracy"] == "exact"
@@ -172,6 +182,6 @@ def test_a_callback_that_blocks_is_blamed_on_its_line(blocked: Any, way: Callabl
         await over.wait()
         await asyncio.sleep(0.1)
 
-    found = blocked(main)
+    found = blocked_by(blocked, main, way)
     assert [blames(span, way) for span in found] == [True], [attributes(span) for span in found]
     assert attributes(found[0])["asyncio.block.accuracy"] == "sampled"

@@ -133,7 +133,7 @@ class Observation:
         `asyncio.Task(..., eager_start=True)` announces its first step to nobody; asked about in the middle of it,
         the task is taken in there.
         """
-        task = asyncio.current_task()
+        task = asyncio.current_task(state.loop())
         record = _record_of(task)
         if task is not None and record is None:
             record = state.admit_unknown(task, None, born=True)

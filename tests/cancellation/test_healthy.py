@@ -181,7 +181,7 @@ async def a_condition_that_is_cancelled() -> bool:
 
 async def race_in_a_handler_that_was_started_eagerly() -> int:
     """aiohttp's handlers on 3.12 and 3.13: their tasks begin to run in their constructor, past every `create_task`."""
-    if sys.version_info < (3, 12):
+    if sys.version_info[:2] not in ((3, 12), (3, 13)):
         return await race()
     loop = asyncio.get_running_loop()
     return await asyncio.Task(race(), loop=loop, eager_start=True)  # type: ignore[call-arg,unused-ignore]

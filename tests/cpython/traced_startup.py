@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import traceback
 from collections import deque
@@ -39,11 +40,11 @@ def _listen() -> None:
 
 
 def _install() -> None:
-    """Instrument with all defaults; spans end in a bounded memory, in the thread that ends them."""
+    """Instrument with the defaults of everything that runs on the loop; spans end in a bounded memory, in the thread that ends them."""
     from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 
-    from otel_asyncio import AsyncioInstrumentor
+    from otel_asyncio import AsyncioInstrumentor, Settings
 
     class BoundedExporter(SpanExporter):
         """Keeps the last spans, so that whatever a span holds on to is held as in a real program."""
@@ -61,7 +62,9 @@ def _install() -> None:
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     _listen()
-    AsyncioInstrumentor().instrument(tracer_provider=provider)
+    # Without the watchdog: a thread that comes and goes is a changed environment to these tests.
+    settings = Settings(block_threshold=math.inf, stuck_after=math.inf)
+    AsyncioInstrumentor().instrument(tracer_provider=provider, settings=settings)
     atexit.register(lambda: _note("spans", str(exporter.count)))
 
 

@@ -16,6 +16,8 @@ from .receivers import DatadogTestAgent
 
 PROGRAMS = Path(__file__).with_name("programs")
 TIMEOUT = 120.0
+NO_BLOCKS = {"OTEL_PYTHON_ASYNCIO_BLOCK_THRESHOLD": "off"}
+"""For tests of something else: an application that is imported on its loop blocks it on a slow machine."""
 
 
 def require(*modules: str) -> None:

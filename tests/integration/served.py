@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from .load import Caller, drive
 from .otlp import Span, named
 from .receivers import DatadogTestAgent
-from .running import TIMEOUT, clean_environment, program
+from .running import NO_BLOCKS, TIMEOUT, clean_environment, program
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Served:
 def serve(agent: DatadogTestAgent, arguments: list[str], requests: int, connections: int) -> Served:
     """Starts the service, drives it, stops it, and reads its spans from the agent, emptied before."""
     agent.clear()
-    environment = clean_environment(agent.exporter_environment("http/protobuf"))
+    environment = clean_environment(agent.exporter_environment("http/protobuf") | NO_BLOCKS)
     command = program("service.py", *arguments)
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from .load import Caller
-from .running import PROGRAMS, TIMEOUT, clean_environment, line_of, program, require
+from .running import NO_BLOCKS, PROGRAMS, TIMEOUT, clean_environment, line_of, program, require
 
 APPS = {
     "aiohttp": ("aiohttp", "opentelemetry.instrumentation.aiohttp_server"),
@@ -50,7 +50,7 @@ def answered() -> Callable[[str, str], Answered]:
         require(*APPS[app], loop)
         command = program("slow_service.py", app, "--loop", loop)
         pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        with subprocess.Popen(command, env=clean_environment({}), **pipes) as process:
+        with subprocess.Popen(command, env=clean_environment(NO_BLOCKS), **pipes) as process:
             try:
                 assert process.stdout is not None
                 port = int(process.stdout.readline())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -18,7 +19,8 @@ from randomized.witness import WitnessLoop
 from randomized.world import Chronicle, Event, ScriptedLoop, World, overheard
 
 # The programs sleep for milliseconds: every wait that takes any time at all becomes a span.
-SETTINGS = Settings(await_threshold=0.001)
+# Nothing looks from outside: a look holds a loop, or a task, for a moment longer than the program does.
+SETTINGS = Settings(await_threshold=0.001, block_threshold=math.inf, stuck_after=math.inf)
 _ROUNDS = 60  # each cancels everything once; a program catches a cancellation as often as it says `Try`
 
 

@@ -27,6 +27,7 @@ class Seen(NamedTuple):
 
 
 WRONG: dict[str, tuple[Seen, ...]] = {
+    "hangs": (Seen("asyncio.stuck", {"asyncio.problem": "stuck"}, {"code.line.number": "await answer"}),),
     "swallowed_cancel": (
         Seen(
             "cancel stubborn",
@@ -72,6 +73,7 @@ WRONG: dict[str, tuple[Seen, ...]] = {
     ),
     "order": (Seen("task audit", {"asyncio.task.steps": 1}),),
     "race": (Seen("task Account.deposit"), Seen("await asyncio.sleep")),
+    "deadlock": (Seen("asyncio.deadlock", {"asyncio.problem": "deadlock"}),),
     "submitted_and_waited": (
         Seen("block .*", {"asyncio.problem": "loop_blocked"}, {"code.line.number": "future.result(timeout=0.5)"}),
     ),
