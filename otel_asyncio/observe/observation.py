@@ -247,6 +247,7 @@ class Observation:
         if task is not None:
             record.name = task.get_name()
         record.end(outcome, now)
+        self.timeouts.let_go(record)
         record.loop.shard.ended[outcome] += 1
         if not self.ending.failed:
             self.sink.closed(record, None)

@@ -188,6 +188,13 @@ class Timeouts:
             out = expiry.returned is False or comes_from_scope(error)
             self._decide(expiry, TimeoutOutcome.RAISED if out else TimeoutOutcome.HANDLED)
 
+    def let_go(self, record: Any) -> None:
+        """The task will not run again: nothing that is kept of it may keep it alive."""
+        for expiry in self.pending.pop(record, ()):
+            self._waiting.pop(expiry.scope_frame, None)
+            self._watch.disarm(expiry)
+            expiry.future = None
+
     def abandoned(self, cancellation: Cancellation) -> None:
         """The task has ended, and its scopes were not all seen to be left: another one has taken over."""
         for request in cancellation.requests:
