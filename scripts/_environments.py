@@ -8,7 +8,8 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from _places import ROOT, say
+from _lanes import say
+from _places import ROOT
 from _pythons import Python
 
 KEPT_PER_INTERPRETER = 3

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
+from _lanes import gathering, say
+
 ROOT = Path(__file__).resolve().parent.parent
 TIMED_OUT = 124
 # Settings of whoever started us that would change what the tests see. Our own are set anew for each command.
@@ -41,11 +43,6 @@ def only_run(cache: Path) -> Iterator[None]:
             say(f"another run is using {cache}; waiting for its end")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def say(text: str) -> None:
-    """Print at once, so that our lines stand before the output of the command they announce."""
-    print(text, flush=True)
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,8 @@ class Place:
 
 
 def _run(words: Sequence[str], *, cwd: Path | None, env: dict[str, str], timeout: float) -> int:
-    process = subprocess.Popen(words, cwd=cwd, env=env, stdin=subprocess.DEVNULL, start_new_session=True)
+    output = {"stdout": gathering(), "stderr": subprocess.STDOUT} if gathering() else {}
+    process = subprocess.Popen(words, cwd=cwd, env=env, stdin=subprocess.DEVNULL, start_new_session=True, **output)
     ended = False
     try:
         status = process.wait(timeout)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from _places import say
+from _lanes import say
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from _environments import PIP, Environment
-from _places import TIMED_OUT, say
+from _lanes import say
+from _places import TIMED_OUT
 
 NOT_RUN = 77
 PYTEST_TIMEOUT_SECONDS = 1500

@@ -13,13 +13,15 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from time import monotonic
 
 if sys.version_info < (3, 11):
     sys.exit("scripts/test.py itself needs Python 3.11 or newer")
 
 from _environments import Environment, SetupError
-from _places import cache_folder, only_run, say
+from _lanes import Job, gathered, run_jobs, say
+from _places import cache_folder, only_run
 from _pythons import VERSIONS, Python, find_pythons
 from _report import Report, Result
 from _stages import Stage, chain_stage, cpython_stage, docs_stage, lint_stages, outcome, package_stage, pytest_stage
@@ -40,6 +42,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--python", action="append", choices=VERSIONS, help="only this version (repeatable)")
     parser.add_argument("--only", action="append", choices=KINDS, help="only this kind of stage (repeatable)")
+    parser.add_argument("--lanes", type=int, default=2, help="how many interpreters at a time (default: %(default)s)")
     options = parser.parse_args(own)
     options.pytest = extra
     return options
@@ -47,16 +50,16 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def run_stage(report: Report, row: str, name: str, stage: Stage) -> bool:
     """Run one stage; an error in setting it up is a failure like any other."""
-    say(f"\n=== {name} on {row}")
-    began = monotonic()
-    try:
-        status = stage()
-    except SetupError as error:
-        say(str(error))
-        status = 1
-    result = Result(row, name, outcome(status), monotonic() - began)
-    report.add(result)
-    say(f"--- {name} on {row}: {result.cell()}")
+    with gathered(f"=== {name} on {row}"):
+        began = monotonic()
+        try:
+            status = stage()
+        except SetupError as error:
+            say(str(error))
+            status = 1
+        result = Result(row, name, outcome(status), monotonic() - began)
+        report.add(result)
+        say(f"--- {name} on {row}: {result.cell()}")
     return status == 0
 
 
@@ -108,8 +111,8 @@ def run_tests(report: Report, python: Python, options: argparse.Namespace, kinds
         run_stage(report, row, "cpython", cpython_stage(environment))
 
 
-def run_all(report: Report, options: argparse.Namespace) -> None:
-    """The quick checks first: they fail first."""
+def jobs(report: Report, options: argparse.Namespace) -> list[Job]:
+    """What to run; no job needs another. The quick checks first: they fail first."""
     kinds = options.only or KINDS
     pythons, missing = find_pythons(options.python or VERSIONS)
     for python in pythons:
@@ -118,14 +121,15 @@ def run_all(report: Report, options: argparse.Namespace) -> None:
         say(f"NOT RUN: CPython {version}: {reason}")
         report.not_run.append(f"CPython {version}: {reason}")
     native = [python for python in pythons if python.native]
+    found: list[Job] = []
     if {"lint", "docs", "package", "chain"} & set(kinds):
         if native:
-            run_checks(report, native[-1], kinds)
+            found.append(partial(run_checks, report, native[-1], kinds))
         else:
             report.not_run.append("lint, docs, package and chain: no interpreter outside the Debian sid")
     if {"pytest", "cpython"} & set(kinds):
-        for python in pythons:
-            run_tests(report, python, options, kinds)
+        found += [partial(run_tests, report, python, options, kinds) for python in pythons]
+    return found
 
 
 def main() -> int:
@@ -133,7 +137,7 @@ def main() -> int:
     options = arguments(sys.argv[1:])
     report = Report(strict=os.environ.get("OTEL_ASYNCIO_NO_SKIP") == "1")
     with only_run(cache_folder()):
-        run_all(report, options)
+        run_jobs(jobs(report, options), options.lanes)
     report.show()
     return 0 if report.succeeded() else 1
 

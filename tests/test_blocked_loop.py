@@ -67,18 +67,17 @@ def by_reading_a_file() -> None:
     timer.join()
 
 
+# Reading a thread's clock may itself take long on a crowded machine: it stands on the line to blame.
+
+
 def by_matching() -> None:
     started = time.thread_time()
-    length = 14
-    while time.thread_time() - started < LONG:
-        length += 1
-        re.match(r"(a+)+$", "a" * length + "b")  # ←
+    while time.thread_time() - started < LONG: re.match(r"(a+)+$", "a" * 16 + "b")  # ←  # noqa: E701  # fmt: skip
 
 
 def by_dumping() -> None:
     started = time.thread_time()
-    while time.thread_time() - started < LONG:
-        json.dumps(ROWS)  # ←
+    while time.thread_time() - started < LONG: json.dumps(ROWS)  # ←  # noqa: E701  # fmt: skip
 
 
 ROWS = [{str(n): [n, None, "text"] for n in range(1000)} for _ in range(100)]
@@ -86,8 +85,7 @@ ROWS = [{str(n): [n, None, "text"] for n in range(1000)} for _ in range(100)]
 
 def by_computing() -> None:
     started = time.thread_time()
-    while time.thread_time() - started < LONG:
-        sum(n * n for n in range(20_000))  # ←
+    while time.thread_time() - started < LONG: sum(n * n for n in range(20_000))  # ←  # noqa: E701  # fmt: skip
 
 
 def by_running_a_program() -> None:
@@ -104,15 +102,13 @@ def by_waiting_for_a_thread() -> None:
 def by_asking_a_database() -> None:
     started = time.thread_time()
     with sqlite3.connect(":memory:") as base:
-        while time.thread_time() - started < LONG:
-            base.execute("with recursive n(i) as (select 1 union all select i+1 from n limit 200000) select sum(i) from n").fetchall()  # ←  # fmt: skip
+        while time.thread_time() - started < LONG: base.execute("with recursive n(i) as (select 1 union all select i+1 from n limit 200000) select sum(i) from n").fetchall()  # ←  # noqa: E701  # fmt: skip
     base.close()
 
 
 def by_hashing() -> None:
     started = time.thread_time()
-    while time.thread_time() - started < LONG:
-        hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 100_000)  # ←
+    while time.thread_time() - started < LONG: hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 100_000)  # ←  # noqa: E701  # fmt: skip
 
 
 def by_importing() -> None:
@@ -122,8 +118,7 @@ def by_importing() -> None:
 
 def by_sorting() -> None:
     started = time.thread_time()
-    while time.thread_time() - started < LONG:
-        sorted(str(n) for n in range(200_000))  # ←
+    while time.thread_time() - started < LONG: sorted(str(n) for n in range(200_000))  # ←  # noqa: E701  # fmt: skip
 
 
 WAYS = [
@@ -165,7 +160,7 @@ def test_a_step_that_blocks_is_blamed_on_its_line(blocked: Any, way: Callable[[]
         await asyncio.sleep(0)
 
     found = blocked_by(blocked, main, way)
-    assert [blames(span, way) for span in found] == [True], [attributes(span) for span in found]
+    assert [blames(span, way) for span in found] == [True], [dict(attributes(span)) for span in found]
     (span,) = found
     assert attributes(span)["asyncio.block.accuracy"] == "exact"
     assert span.end_time - span.start_time >= LONG * 0.9e9
@@ -184,5 +179,5 @@ def test_a_callback_that_blocks_is_blamed_on_its_line(blocked: Any, way: Callabl
         await asyncio.sleep(0.1)
 
     found = blocked_by(blocked, main, way)
-    assert [blames(span, way) for span in found] == [True], [attributes(span) for span in found]
+    assert [blames(span, way) for span in found] == [True], [dict(attributes(span)) for span in found]
     assert attributes(found[0])["asyncio.block.accuracy"] == "sampled"

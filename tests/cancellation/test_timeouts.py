@@ -376,5 +376,6 @@ def test_a_foreign_cancellation_is_not_the_scopes(traced_run: TracedRun, spans: 
 
 def test_a_timeout_is_one_warning_with_the_owners_line(traced_run: TracedRun, caplog: pytest.LogCaptureFixture) -> None:
     traced_run(raised())
-    (line,) = [each for each in caplog.records if each.name == "otel_asyncio.problem"]
-    assert f"{__file__}:{line_of('owner', raised)}" in line.getMessage()
+    said = [each.getMessage() for each in caplog.records if each.name == "otel_asyncio.problem"]
+    (line,) = [each for each in said if each.startswith("timeout:")]  # the collector may find what others left
+    assert f"{__file__}:{line_of('owner', raised)}" in line
