@@ -19,6 +19,7 @@ PROTOCOLS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 
 _GRPC_PORT = 4317
 _LARGEST_PORT = 65535
+_OF_REQUESTS = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _SAMPLERS = ("always_on", "always_off", "traceidratio")
 _HEADER = re.compile(r"\s*[^=,\s]+\s*=[^,]*")
 
@@ -130,6 +131,8 @@ def _of_signal(variables: Variables, signal: str) -> Iterator[str]:
     yield from _number(variables, variables.otlp(signal, "TIMEOUT")[0], "a number of seconds above 0", float)
     yield from _pairs(variables, variables.otlp(signal, "HEADERS")[0])
     yield from _tls(variables, signal, endpoint_name, endpoint or "")
+    if not grpc and variables.otlp(signal, "PROTOCOL")[1] != "grpc":
+        yield from _authorities(variables, signal)
 
 
 def _exporter_names(variables: Variables, signal: str) -> Iterator[str]:
@@ -170,6 +173,20 @@ def _tls(variables: Variables, signal: str, endpoint_name: str, endpoint: str) -
     name, insecure = variables.otlp(signal, "INSECURE")
     if insecure is not None and insecure.lower() == "true" and endpoint.startswith("https://"):
         yield f"{name}=true contradicts {endpoint_name}={endpoint!r}: use http://, or unset {name}"
+
+
+def _authorities(variables: Variables, signal: str) -> Iterator[str]:
+    """`requests`, by which OTLP over HTTP goes, takes its own variable before the exporter's (its issue 3829)."""
+    name, path = variables.otlp(signal, "CERTIFICATE")
+    stronger = next((each for each in _OF_REQUESTS if variables.get(each) is not None), None)
+    if path is None or stronger is None or not Path(path).is_file():
+        return
+    bundle = Path(variables.get(stronger) or "")
+    if bundle.is_file() and Path(path).read_text(errors="replace").strip() not in bundle.read_text(errors="replace"):
+        yield (
+            f"{name}={path!r} has no effect on OTLP over HTTP while {stronger}={str(bundle)!r} is set: "
+            f"unset {stronger}, or add the certificate to that file"
+        )
 
 
 def _processor(variables: Variables) -> Iterator[str]:

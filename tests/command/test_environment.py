@@ -97,6 +97,19 @@ def test_variables_that_contradict_each_other_are_named(variables: dict[str, str
         exports(variables)
 
 
+def test_a_certificate_that_another_variable_overrides_is_told(tmp_path: Path) -> None:
+    """Seen: the exporter over HTTP then trusts the bundle, and no span arrives."""
+    certificate, bundle = tmp_path / "ca.pem", tmp_path / "bundle.pem"
+    certificate.write_text("-- one --\n")
+    bundle.write_text("-- another --\n")
+    variables = {"OTEL_EXPORTER_OTLP_CERTIFICATE": str(certificate), "CURL_CA_BUNDLE": str(bundle)}
+    with pytest.raises(ValueError, match="OTEL_EXPORTER_OTLP_CERTIFICATE=.*CURL_CA_BUNDLE"):
+        exports(variables)
+    exports(variables | {ENDPOINT: "https://a:4317"})  # gRPC heeds its own alone
+    bundle.write_text("-- another --\n-- one --\n")
+    exports(variables)
+
+
 def test_all_faults_are_told_at_once() -> None:
     with pytest.raises(ValueError, match="OTEL_TRACES_SAMPLER.*OTEL_EXPORTER_OTLP_TIMEOUT"):
         exports({"OTEL_TRACES_SAMPLER": "?", "OTEL_EXPORTER_OTLP_TIMEOUT": "?"})

@@ -101,6 +101,15 @@ def test_follow_shows_a_trace_when_it_has_ended(file: Path) -> None:
     assert started.finish(process).status == 130
 
 
+def test_how_far_a_large_file_is_read_shows_on_a_terminal_and_goes_away(file: Path) -> None:
+    copies = [str(file)] * (20_000_000 // file.stat().st_size + 1)
+    status, seen = started.in_terminal(sys.executable, "-m", "otel_asyncio", "view", *copies, folder=file.parent)
+    assert status == 0
+    assert "reading spans" in seen
+    assert "\x1b[2K" in seen.rpartition("reading spans")[2]  # the line is erased
+    assert "reading spans" not in started.in_terminal(*VIEW, file, folder=file.parent)[1]
+
+
 def test_a_terminal_without_unicode_gets_ascii(file: Path) -> None:
     ended = view(file.parent, file, PYTHONIOENCODING="ascii")
     assert ended.status == 0

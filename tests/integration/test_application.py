@@ -18,7 +18,7 @@ from .load import Caller, drive
 from .otlp import Span, named
 from .provision import Unavailable, datasette
 from .receivers import DatadogTestAgent, accepts, free_ports, until
-from .running import PROGRAMS, TIMEOUT, clean_environment, require
+from .running import NO_BLOCKS, PROGRAMS, TIMEOUT, clean_environment, require
 
 REQUESTS, CONNECTIONS = 300, 10
 QUERY, ANSWER = "/_memory.json?sql=select+40%2B2&_shape=arrayfirst", b"[42]"
@@ -64,6 +64,7 @@ def served(agent: DatadogTestAgent) -> Run:
             "PYTHONPATH": f"{packages}:{PROGRAMS}",
             "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "asyncio",
             "OTEL_PYTHON_ASYNCIO_ROOT_TASKS": policy,
+            **NO_BLOCKS,
             "SERVER_SPANS": "1" if server_spans else "",
         }
         callers, said = serve(loop, clean_environment(environment))

@@ -12,7 +12,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -131,7 +131,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    settings = otel_asyncio.Settings(root_tasks=options.root_tasks)
+    settings = replace(otel_asyncio.Settings.from_env(), root_tasks=options.root_tasks)
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     if options.way == "instrumentor":
