@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from otel_asyncio.emit.intervals import Intervals
     from otel_asyncio.emit.problems import ProblemReporter
     from otel_asyncio.observe.chain import Chain
+    from otel_asyncio.observe.hands import Work
     from otel_asyncio.observe.records import TaskRecord
     from otel_asyncio.observe.resources import Hold
     from otel_asyncio.observe.stuck import Deadlock, Member, Stuck
@@ -69,6 +70,7 @@ class StuckSpans:
             names.STUCK_COUNT: stuck.tasks,
             names.TASK_ID: record.id,
             **_wait_attributes(hang.chain, hang.resource, hang.hold, stuck.end),
+            **_work_attributes(hang.chain, hang.work),
         }
         ids = self._emit(
             ProblemKind.STUCK, record, hang.parent, stuck.start, stuck.end, attributes, _holders([hang.hold])
@@ -130,6 +132,21 @@ def _wait_attributes(chain: Chain, resource: str | None, hold: Hold | None, now:
     if resource is not None:
         attributes[names.RESOURCE_TYPE] = resource
     return attributes | (holder_attributes(hold, now) if hold is not None else {})
+
+
+def _work_attributes(chain: Chain, work: Work | None) -> dict[str, Any]:
+    """Of a wait for a thread: the line on which that stands, and its stack below the chain of awaits."""
+    if work is None:
+        return {}
+    attributes = {names.THREAD_ID: work.thread, names.CODE_STACKTRACE: _one_stack(chain, work)}
+    if work.name is not None:
+        attributes[names.THREAD_NAME] = work.name
+    return attributes | frame_attributes(work.blame)
+
+
+def _one_stack(chain: Chain, work: Work) -> str:
+    parts = stacktrace(chain.frames, chain.omitted), stacktrace(work.frames, work.omitted)
+    return "\n".join(filter(None, parts))
 
 
 def _holders(holds: list[Hold | None]) -> Iterator[Link]:

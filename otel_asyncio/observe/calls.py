@@ -42,6 +42,16 @@ _NEXT = {
 }
 
 
+class Pool:
+    """What is kept of an executor."""
+
+    __slots__ = ("__weakref__", "taken")
+
+    def __init__(self) -> None:
+        self.taken = 0
+        """When one of its workers last took up something (monotonic, ns)."""
+
+
 class Call:
     """One piece of work. Times are monotonic nanoseconds."""
 
@@ -51,6 +61,7 @@ class Call:
         "context",
         "ended",
         "kind",
+        "pool",
         "qualname",
         "queued",
         "record",
@@ -62,8 +73,11 @@ class Call:
         "wall",
     )
 
-    def __init__(self, record: TaskRecord | None, kind: ExecutorKind | None, function: Any, clock: Clock) -> None:
+    def __init__(
+        self, record: TaskRecord | None, kind: ExecutorKind | None, pool: Pool, function: Any, clock: Clock
+    ) -> None:
         self.stage = Stage.QUEUED
+        self.pool = pool
         self.record = record
         """Of the task that handed it over."""
         self.kind = kind
@@ -84,6 +98,12 @@ class Call:
         """A transition of the life cycle."""
         assert stage in _NEXT[self.stage], (self.stage, stage)
         self.stage = stage
+
+    def taken_up(self, now: int) -> int:
+        """A worker begins with it. Returns for how long (ns) it was queued."""
+        self.advance(Stage.RUNNING)
+        self.started = self.pool.taken = now
+        return now - self.queued
 
 
 def describe_function(function: Any) -> tuple[CodeInfo | None, str]:

@@ -18,7 +18,7 @@ from asyncio import base_events, threads
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from otel_asyncio.observe.calls import Call, ExecutorKind, Stage
+from otel_asyncio.observe.calls import Call, ExecutorKind, Pool, Stage
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.tasks import hide_own_frames
 
@@ -83,6 +83,7 @@ class Executors:
         self._guard = Guard("executors")
         self._last_end: dict[int, int] = {}
         """When each worker thread was last seen to end something."""
+        self._pools: weakref.WeakKeyDictionary[Any, Pool] = weakref.WeakKeyDictionary()
         self._proven: weakref.WeakSet[Executor] = weakref.WeakSet()
         """The pools of processes that have done something: before that, waiting is for them to start."""
 
@@ -96,7 +97,8 @@ class Executors:
         try:
             if (strict or loop.get_debug()) and inspect.iscoroutinefunction(function):
                 return None  # refused by the loop, in its own words
-            call = Call(self._running(), _kind_of(loop, executor), function, self._clock)
+            pool = self._pool_of(loop if executor is None else executor)
+            call = Call(self._running(), _kind_of(loop, executor), pool, function, self._clock)
             if in_copy:
                 call.context = _context_of(function)
             self._sink.submitted(call)
@@ -108,7 +110,7 @@ class Executors:
     def follow(self, call: Call, executor: Any, future: Any) -> None:
         """The function was handed over; `future` is what the loop has made of it."""
         try:
-            source = _source_of(future)
+            source = source_of(future)
             if source is None:
                 return
             if call.kind is ExecutorKind.PROCESS:
@@ -117,14 +119,28 @@ class Executors:
         except Exception as error:  # noqa: BLE001 - the border of the package
             self._guard.fail(error)
 
+    def _pool_of(self, executor: Any) -> Pool:
+        """What is kept of an executor; the loop stands for its default one."""
+        try:
+            return self._pools.setdefault(executor, Pool())
+        except TypeError:  # somebody's own, without a hash or weak references
+            return Pool()
+
+    def call_of(self, source: Future[Any] | None) -> Call | None:
+        """The piece of work that an executor's future stands for, as long as it is not done."""
+        for callback in getattr(source, "_done_callbacks", ()):
+            if type(callback) is functools.partial and callback.func == self._done:
+                call: Call = callback.args[0]
+                return call
+        return None
+
     def begin(self, call: Call) -> Any:
         """A worker thread begins; what is returned is for `end`."""
         try:
-            call.advance(Stage.RUNNING)
             call.thread_id, call.thread_name = threading.get_ident(), threading.current_thread().name
-            call.started = self._clock.monotonic_ns()
+            waited = call.taken_up(self._clock.monotonic_ns())
             was_busy = self._last_end.get(call.thread_id, 0) > call.queued
-            call.saturated = was_busy and call.started - call.queued >= self._longest_wait
+            call.saturated = was_busy and waited >= self._longest_wait
             return call.activity.enter() if call.activity is not None and call.context is None else None
         except Exception as error:  # noqa: BLE001 - the border of the package
             self._guard.fail(error)
@@ -152,9 +168,8 @@ class Executors:
             del future.set_running_or_notify_cancel
             runs: bool = future.set_running_or_notify_cancel()
             if runs and call.stage is Stage.QUEUED:
-                call.advance(Stage.RUNNING)
-                call.started = self._clock.monotonic_ns()
-                call.saturated = proven and call.started - call.queued >= self._longest_wait
+                waited = call.taken_up(self._clock.monotonic_ns())
+                call.saturated = proven and waited >= self._longest_wait
             return runs
 
         if source.running() or source.done():
@@ -233,7 +248,7 @@ def _context_of(function: Any) -> contextvars.Context | None:
     return owner if type(owner) is contextvars.Context else None
 
 
-def _source_of(future: Any) -> Future[Any] | None:
+def source_of(future: Any) -> Future[Any] | None:
     """The executor's own future behind the loop's: `asyncio.wrap_future` ties them by a callback."""
     for callback, _ in getattr(future, "_callbacks", None) or ():
         code = getattr(callback, "__code__", None)

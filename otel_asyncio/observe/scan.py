@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextvars
 import time
-import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from otel_asyncio.observe.clock import SYSTEM_CLOCK
 from otel_asyncio.observe.records import NEVER
 from otel_asyncio.observe.stuck import Stuck
 from otel_asyncio.observe.suspects import Inquiry, is_suspended
+from otel_asyncio.observe.watchdog import Watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +53,7 @@ class _Place:
         self.reports = 0
 
 
-class Scan:
+class Scan(Watched):
     """The scan of one loop; the watchdog's thread calls `tick`, as it does of a `Watch`.
 
     `patience`: after how many nanoseconds a wait is suspected; `lost`: how many of an interval the process stood still.
@@ -68,7 +68,7 @@ class Scan:
         guard: Guard,
         patience: int,
     ) -> None:
-        self.loop = weakref.ref(loop)
+        super().__init__(loop)
         self._state, self._inquire, self._reporter, self._guard = state, inquire, reporter, guard
         self._patience = patience
         self._pace = min(max(patience // 8, _SHORTEST), _LONGEST)
@@ -80,18 +80,6 @@ class Scan:
         self._seen: dict[int, _Seen] = {}
         self._places: dict[Key, _Place] = {}
         self._told: dict[frozenset[int], None] = {}
-
-    @property
-    def gone(self) -> bool:
-        """Whether there is nothing to look at any more."""
-        loop = self.loop()
-        return loop is None or loop.is_closed()
-
-    @property
-    def runs(self) -> bool:
-        """Whether the loop runs."""
-        loop = self.loop()
-        return loop is not None and loop.is_running()
 
     @property
     def period(self) -> int:
@@ -170,7 +158,8 @@ class Scan:
             return
         now = self._state.now()
         inquiry.look(record, needed=seen.needed)
-        seen.next = max(2 * now - seen.since, seen.since + inquiry.excused.get(record.id, 0))
+        excused = inquiry.excused.get(record.id)
+        seen.next = 2 * now - seen.since if excused is None else seen.since + excused + 1
         seen.key = None
 
     def _conclude(self, inquiry: Inquiry, *, late: bool) -> None:
@@ -203,7 +192,7 @@ class Scan:
             self._reporter.stuck(Stuck(hang, place.reported, now, place.reports, count))
             place.reported = now
             place.next = max(
-                now + (self._patience << (place.reports - 1)), hang.since + (self._patience << place.reports)
+                now + (hang.patience << (place.reports - 1)), hang.since + (hang.patience << place.reports)
             )
 
     def end(self) -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from otel_asyncio.observe.chain import Chain, Frame
+    from otel_asyncio.observe.hands import Work
     from otel_asyncio.observe.records import TaskRecord
     from otel_asyncio.observe.resources import Hold
 
@@ -34,6 +35,10 @@ class Hang(NamedTuple):
     """Who holds the lock that is waited for."""
     parent: Any
     """The innermost span open in the task, as the reporter has told it; None where only the task's own can be."""
+    patience: int
+    """From how long on such a wait hangs."""
+    work: Work | None = None
+    """Where the thread stands that works on what is waited for."""
 
     @property
     def key(self) -> Key:

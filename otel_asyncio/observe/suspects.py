@@ -9,6 +9,7 @@ from otel_asyncio.observe.awaits import tasks_of
 from otel_asyncio.observe.chain import chain_of, follow
 from otel_asyncio.observe.deadlines import context_of, will_end
 from otel_asyncio.observe.deadlock import find_cycle, members_of
+from otel_asyncio.observe.hands import hand_of, work_of
 from otel_asyncio.observe.records import NOT_READY, TaskRecord
 from otel_asyncio.observe.resources import waited_for
 from otel_asyncio.observe.stuck import Deadlock, Hang, key_of
@@ -17,11 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from otel_asyncio.observe.chain import Chain
+    from otel_asyncio.observe.hands import Hand
     from otel_asyncio.observe.loops import LoopState
     from otel_asyncio.observe.resources import Hold, Locks
     from otel_asyncio.observe.stuck import History, StuckReporter
 
 _ACQUIRE = asyncio.Lock.acquire.__code__
+_LABOUR = 30
+"""So many times as long as any other may a wait last that somebody is seen to work on."""
 
 
 def is_suspended(record: TaskRecord) -> bool:
@@ -48,6 +52,7 @@ class Inquiry:
     ) -> None:
         self._state, self._reporter, self._history, self._is_idle = state, reporter, history, is_idle
         self._locks: Locks = state.observation.locks
+        self._executors = state.observation.executors
         self._patience, self._depth, self._lost = patience, depth, lost
         self._seen: set[tuple[int, bool]] = set()
         self._explored: set[int] = set()
@@ -56,7 +61,7 @@ class Inquiry:
         """What hangs, by the records' ids."""
         self.deadlocks: list[Deadlock] = []
         self.excused: dict[int, int] = {}
-        """Of tasks whose line is known for long waits: how long they must have waited to be looked at again."""
+        """Of tasks whose line is known for long waits, or that somebody works for: up to how long they may wait."""
 
     def look(self, record: TaskRecord, *, needed: bool) -> None:
         """Find what hangs where this task waits: itself, or whom it waits for.
@@ -94,7 +99,9 @@ class Inquiry:
         if holder is not None and self._waits_long(holder, now):
             return [(holder, True)]
         if matters and (hold is None or now - hold.since >= self._patience):
-            self._judge(Hang(record, record.suspended, chain_of(links, self._depth), _kind(links), hold, parent), task)
+            chain = chain_of(links, self._depth)
+            hang = Hang(record, record.suspended, chain, _kind(links), hold, parent, self._patience)
+            self._judge(hang, task, hand_of(links, self._executors))
         return []
 
     def _waits_long(self, record: TaskRecord, now: int) -> bool:
@@ -111,15 +118,19 @@ class Inquiry:
         lock = waited_for(links)
         return (self._locks.holder_of(lock), lock) if isinstance(lock, asyncio.Lock) else (None, None)
 
-    def _judge(self, hang: Hang, task: Any) -> None:
+    def _judge(self, hang: Hang, task: Any, hand: Hand | None) -> None:
         lasted = self._state.now() - hang.since
         excuse = 2 * self._history.longest(key_of(hang.chain))
         if self._is_idle(hang.chain) or will_end(task, task.get_loop().time()):
             return
+        if hand is not None:
+            hang = hang._replace(patience=_LABOUR * self._patience)
+            excuse = max(excuse, hang.patience + max(0, hand.moved - hang.since))
         if lasted <= excuse:
             self.excused[hang.record.id] = excuse
             return
-        self.hangs[hang.record.id] = hang
+        work = None if hand is None or hand.thread is None else work_of(hand.thread, self._depth)
+        self.hangs[hang.record.id] = hang._replace(work=work)
 
     def _look_for_cycle(self, task: Any, now: int) -> None:
         cycle = find_cycle(task, self._next, self._explored)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from otel_asyncio.observe.looks import Unit, frames_survive, look, look_into_ste
 from otel_asyncio.observe.pauses import ThreadMeter
 from otel_asyncio.observe.records import NOT_READY
 from otel_asyncio.observe.runs import ENTRY_CODE
+from otel_asyncio.observe.watchdog import Watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ class Suspicion:
         """When the victims were looked for."""
 
 
-class Watch:
+class Watch(Watched):
     """What the watchdog knows of one loop.
 
     `limit`: from how long on a unit of work is a block; `patience`: after how long one that lasts is reported; both in
@@ -64,7 +64,7 @@ class Watch:
         stops: Stops,
         emit: Callable[[Block], None],
     ) -> None:
-        self.loop = weakref.ref(loop)
+        super().__init__(loop)
         self.state = state
         self.limit, self._patience, self._depth = limit, patience, depth
         self._pauses, self._stops, self._emit = pauses, stops, emit
@@ -77,18 +77,6 @@ class Watch:
         self._idle = False
         self._idle_looks = 0
         self.suspicion: Suspicion | None = None
-
-    @property
-    def gone(self) -> bool:
-        """Whether there is nothing to look at any more."""
-        loop = self.loop()
-        return loop is None or loop.is_closed()
-
-    @property
-    def runs(self) -> bool:
-        """Whether the loop runs."""
-        loop = self.loop()
-        return loop is not None and loop.is_running()
 
     @property
     def period(self) -> int:

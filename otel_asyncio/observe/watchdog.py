@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.pauses import LATE, GcPauses, Stops
@@ -26,32 +28,32 @@ _JOIN = 1.0
 _LINGERS, _MOMENT = 50, 0.0001
 
 
-class Watched(Protocol):
+class Watched(ABC):
     """One loop, looked at for one purpose."""
 
-    @property
-    def loop(self) -> Callable[[], Any]:
-        """A weak reference to it."""
-        ...
+    def __init__(self, loop: Any) -> None:
+        self.loop = weakref.ref(loop)
 
     @property
     def gone(self) -> bool:
         """Whether there is nothing to look at any more."""
-        ...
+        loop = self.loop()
+        return loop is None or loop.is_closed()
 
     @property
     def runs(self) -> bool:
         """Whether the loop runs."""
-        ...
+        loop = self.loop()
+        return loop is not None and loop.is_running()
 
     @property
+    @abstractmethod
     def period(self) -> int:
         """How long to wait before the next look, in nanoseconds."""
-        ...
 
+    @abstractmethod
     def tick(self, kept_since: int | None = None, /) -> None:
         """Look, in the watchdog's thread; `kept_since`: since when somebody has kept the GIL from it, if so."""
-        ...
 
 
 class Watchdog:
