@@ -46,8 +46,10 @@ def scanned(program: Callable[[Time], Awaitable[None]], **settings: Any) -> None
         (scan,) = observation.hanging.scans
         with ThreadPoolExecutor() as pool:
             loop.set_default_executor(pool)
-            await program(Time(recorder, scan))
-        loop._default_executor = None  # type: ignore[attr-defined]  # its threads end by no clock, so nobody waits by one
+            try:
+                await program(Time(recorder, scan))
+            finally:  # its threads end by no clock, so nobody waits for them by one
+                loop._default_executor = None  # type: ignore[attr-defined]
 
     with record(settings=Settings(**settings), clock=loop.clock) as recorder:
         run_on(lambda: loop, main())
