@@ -119,7 +119,12 @@ class Collector:
 
     def complaints(self) -> list[str]:
         """The warnings and errors of its log."""
-        return [line for line in self.output.read_text().splitlines() if re.search(r"\t(warn|error)\t", line)]
+        return complaints(self.output)
+
+
+def complaints(output: Path) -> list[str]:
+    """The warnings and errors in the log of a collector, or of what is built like one."""
+    return [line for line in output.read_text().splitlines() if re.search(r"\t(warn|error)\t", line)]
 
 
 def _addresses(ports: Mapping[str, int]) -> dict[str, str]:

@@ -10,10 +10,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from integration.provision import Unavailable
-from integration.receivers import DatadogTestAgent
 
 from .components import ROOT, Alertmanager, Collector, Prometheus, Webhook
+from .jaeger import Jaeger
 
 
 @cache
@@ -37,24 +36,21 @@ def otelcol() -> Path:
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatadogTestAgent]:
-    """Stands where Jaeger would: keeps all spans it gets, and gives them back exactly."""
-    yield from stored(tmp_path_factory)
+def jaeger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jaeger]:
+    """Keeps all spans it gets, and gives them back exactly."""
+    yield from running(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
-def second_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatadogTestAgent]:
+def second_jaeger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jaeger]:
     """For the second of two gateways."""
-    yield from stored(tmp_path_factory)
+    yield from running(tmp_path_factory)
 
 
-def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatadogTestAgent]:
-    try:
-        store = DatadogTestAgent.start(tmp_path_factory.mktemp("store"))
-    except Unavailable as reason:
-        pytest.skip(f"no {DatadogTestAgent.name} here: {reason}")
-    yield store
-    store.stop()
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jaeger]:
+    jaeger = Jaeger.start(component("jaeger"), tmp_path_factory.mktemp("jaeger"))
+    yield jaeger
+    jaeger.stop()
 
 
 @pytest.fixture
@@ -71,23 +67,18 @@ def collect(otelcol: Path, tmp_path: Path) -> Iterator[Callable[..., Collector]]
         collector.stop()
 
 
-def address(store: DatadogTestAgent) -> str:
-    """Where a collector sends to."""
-    return store.endpoints["grpc"].removeprefix("http://")
-
-
 @dataclass
 class Chain:
     """From OTLP to the webhook. Services are told apart by their names."""
 
     collector: Collector
-    store: DatadogTestAgent
+    jaeger: Jaeger
     prometheus: Prometheus
     webhook: Webhook
 
 
 @pytest.fixture(scope="session")
-def chain(otelcol: Path, store: DatadogTestAgent, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+def chain(otelcol: Path, jaeger: Jaeger, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     """Everything as shipped, but that nothing of the healthy rest is kept, so that what is kept has its reason."""
     directory = tmp_path_factory.mktemp("chain")
     programs = component("prometheus"), component("alertmanager")
@@ -96,12 +87,12 @@ def chain(otelcol: Path, store: DatadogTestAgent, tmp_path_factory: pytest.TempP
         otelcol,
         "collector.yaml",
         directory,
-        OTELCOL_BACKEND=address(store),
+        OTELCOL_BACKEND=jaeger.address,
         OTELCOL_DECISION_WAIT="3s",
         OTELCOL_SAMPLING_PERCENTAGE="0",
     )
     alertmanager = Alertmanager.start(programs[1], directory, webhook)
     prometheus = Prometheus.start(programs[0], directory, collector, alertmanager.port)
-    yield Chain(collector, store, prometheus, webhook)
+    yield Chain(collector, jaeger, prometheus, webhook)
     for process in (prometheus.process, alertmanager.process, collector, webhook):
         process.stop()

@@ -57,6 +57,7 @@ def environment(endpoint: str, protocol: str, name: str, **more: str) -> dict[st
             "OTEL_METRIC_EXPORT_INTERVAL": "500",
             "OTEL_BSP_SCHEDULE_DELAY": "200",
             "OTEL_SERVICE_NAME": name,
+            "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "host",  # as the README of collector-config says, for Jaeger
             **CROWDED,
             **more,
         }

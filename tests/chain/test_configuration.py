@@ -12,6 +12,7 @@ from otel_asyncio.observe.problems import ProblemKind
 
 from .components import SHIPPED, Collector, output_of
 from .conftest import component
+from .jaeger import Jaeger
 
 COLLECTORS = ("collector.yaml", "agent.yaml", "gateway.yaml")
 ALERTS = (SHIPPED / "alerts.yaml").read_text()
@@ -34,6 +35,12 @@ def test_the_collector_runs_it_without_a_complaint(config: str, otelcol: Path, t
     )
     collector.stop()
     assert [line for line in collector.complaints() if "127.0.0.1:1" not in line] == []  # where nobody listens
+
+
+def test_jaeger_runs_its_configuration_without_a_complaint(tmp_path: Path) -> None:
+    running = Jaeger.start(component("jaeger"), tmp_path)
+    running.stop()
+    assert [line for line in running.complaints() if "ui assets not embedded" not in line] == []  # as in any such build
 
 
 def test_prometheus_accepts_its_configuration() -> None:

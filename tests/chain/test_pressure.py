@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 from integration.otlp import Span
-from integration.receivers import DatadogTestAgent, until
+from integration.receivers import until
 
 from .components import PATIENCE, Collector
-from .conftest import address
+from .jaeger import Jaeger
 from .service import PROGRAMS, environment, serving
 from .sinks import GRPC, HTTP, Sink
 from .test_scale_out import accepted, total
-from .test_traces import spans_of
 
 TIMEOUT = 1.0
 BATCHES = 2048 // 512
@@ -71,9 +70,9 @@ def test_every_span_is_handed_over_queued_or_counted_as_dropped(felt: dict[str, 
     assert made - 2 * 2048 <= known <= made + 1  # the rest is in the queues; one is the main task's
 
 
-def test_after_an_outage_everything_goes_on(collect: Callable[..., Collector], store: DatadogTestAgent) -> None:
+def test_after_an_outage_everything_goes_on(collect: Callable[..., Collector], jaeger: Jaeger) -> None:
     everything = {"OTELCOL_DECISION_WAIT": "1s", "OTELCOL_SAMPLING_PERCENTAGE": "100"}
-    collector = collect("collector.yaml", OTELCOL_BACKEND=address(store), **everything)
+    collector = collect("collector.yaml", OTELCOL_BACKEND=jaeger.address, **everything)
     collector.kill()
     where = {"endpoint": collector.endpoint("grpc"), "protocol": "grpc", "name": "outage"}
     with serving("--pause", "0.01", OTEL_EXPORTER_OTLP_TIMEOUT="1", **where) as running:
@@ -83,12 +82,12 @@ def test_after_an_outage_everything_goes_on(collect: Callable[..., Collector], s
         time.sleep(3)  # an outage is a time in which nothing happens
         collector.run()
         back = time.time_ns()
-        until(lambda: len(made_after(back, store)) > 50, PATIENCE, "spans made after the outage")
+        until(lambda: len(made_after(back, jaeger)) > 50, PATIENCE, "spans made after the outage")
         did = running.end()
     collector.wait_until_done()
     assert total(collector, "asyncio_task_started_total") == did["started"]
-    assert len(spans_of(store, "outage")) <= 3 * did["requests"]
+    assert len(jaeger.spans_of("outage")) <= 3 * did["requests"]
 
 
-def made_after(moment: int, store: DatadogTestAgent) -> list[Span]:
-    return [span for span in spans_of(store, "outage") if span.start > moment]
+def made_after(moment: int, jaeger: Jaeger) -> list[Span]:
+    return [span for span in jaeger.spans_of("outage") if span.start > moment]

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 import pytest
 from integration.otlp import Span
-from integration.receivers import DatadogTestAgent, until
+from integration.receivers import until
 
 from .components import PATIENCE, Collector
-from .conftest import address
+from .jaeger import Jaeger
 from .service import serving
-from .test_traces import spans_of
 
 FOUR_A_ROUND = ("GET /item", "task serve", "task look_up")
 """The spans of a healthy request, all in one trace."""
@@ -28,10 +27,10 @@ LONGEST_RETRY = 6.0
 class Cluster:
     agent: Collector
     gateways: tuple[Collector, Collector]
-    stores: tuple[DatadogTestAgent, DatadogTestAgent]
+    backends: tuple[Jaeger, Jaeger]
 
     def arrived(self, which: int, service: str) -> list[Span]:
-        return spans_of(self.stores[which], service)
+        return self.backends[which].spans_of(service)
 
     def settle(self, service: str) -> None:
         """Wait until nothing more comes. An agent's queues show no figures: longer than it waits before it tries again."""
@@ -47,13 +46,13 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(collect: Callable[..., Collector], store: DatadogTestAgent, second_store: DatadogTestAgent) -> Cluster:
-    stores = store, second_store
+def cluster(collect: Callable[..., Collector], jaeger: Jaeger, second_jaeger: Jaeger) -> Cluster:
+    backends = jaeger, second_jaeger
     everything = {"OTELCOL_SAMPLING_PERCENTAGE": "100", "OTELCOL_DECISION_WAIT": "2s"}
-    first, second = (collect("gateway.yaml", OTELCOL_BACKEND=address(each), **everything) for each in stores)
+    first, second = (collect("gateway.yaml", OTELCOL_BACKEND=each.address, **everything) for each in backends)
     addresses = ", ".join(f"127.0.0.1:{each.ports['grpc']}" for each in (first, second))
     agent = collect("agent.yaml", OTELCOL_GATEWAYS=f"[{addresses}]")
-    return Cluster(agent, (first, second), stores)
+    return Cluster(agent, (first, second), backends)
 
 
 def run(cluster: Cluster, name: str, rounds: int, meanwhile: Callable[[], None] = lambda: None) -> Counter[str]:

@@ -29,6 +29,7 @@ import otel_asyncio
 
 PAUSE = 0.01
 BLOCK = 0.4
+HANGS_AFTER = 5.0
 tracer = trace.get_tracer("faulty")
 done: Counter[str] = Counter()
 
@@ -86,15 +87,16 @@ async def slow() -> None:
 
 
 async def cancelled() -> None:
-    """Somebody gives up on a request: its task is cancelled from outside, by a task that did not make it."""
+    """A request takes back another one: that one's task is cancelled from outside, by a task that did not make it."""
     request = asyncio.create_task(answer(wait_forever))
     await asyncio.sleep(PAUSE)
     await asyncio.create_task(give_up(request))
 
 
 async def give_up(request: asyncio.Task[None]) -> None:
-    request.cancel()
-    await asyncio.wait([request])
+    with tracer.start_as_current_span("DELETE /item", kind=trace.SpanKind.SERVER):
+        request.cancel()
+        await asyncio.wait([request])
 
 
 async def lost_exception() -> None:
@@ -147,7 +149,7 @@ async def hanging() -> None:
 
 
 async def hang() -> None:
-    await asyncio.sleep(PAUSE)
+    await asyncio.sleep(HANGS_AFTER)
     await wait_forever()
 
 
