@@ -93,8 +93,10 @@ def test_a_shutdown_waits_for_the_task_that_refuses_to_die() -> None:
             pass
         await asyncio.sleep(5)
 
+    held = []  # whom only a fresh event knows, the garbage collector may end first
+
     async def main() -> None:
-        asyncio.create_task(refuses())
+        held.append(asyncio.create_task(refuses()))
         await asyncio.sleep(1)
 
     loop = AutojumpLoop()
