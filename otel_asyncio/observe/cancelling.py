@@ -147,7 +147,8 @@ class Cancellations:
             request.stack = stack_of(frame, self._depth)
             if request.by is not None and request.by is request.by.loop.running:
                 request.open_span = sink.open_span(request.by, None)
-        if record.step_started == 0 and record.steps:
+        # Of one that was started eagerly past us no step was seen.
+        if record.step_started == 0 and (record.steps or getattr(task.get_coro(), "cr_suspended", False)):
             cancellation.hit = walk(task, self._depth)
         if _TELLS_CONTEXT:
             cancellation.parent = sink.open_span(record, task.get_context())
@@ -169,7 +170,7 @@ class Cancellations:
         if cancellation is None or cancellation.stage is Stage.SETTLED or self.guard.failed or not self.active:
             return
         try:
-            scope = self._observation.timeouts.scope_of(frame)
+            scope, frame = self._observation.timeouts.scope_of(frame)
             request = next((each for each in cancellation.requests if each.scope == scope), None)
             if request is None and not scope:
                 request = cancellation.requests[-1]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PACKAGE = str(Path(__file__).parent.parent) + os.sep
 _ASYNCIO = str(Path(asyncio.__file__).parent) + os.sep
 # contextlib, because nobody means the inside of an AsyncExitStack or of an `@asynccontextmanager`.
-_LIBRARIES = {"anyio", "uvloop", "contextlib"}
+_LIBRARIES = {"anyio", "async_timeout", "uvloop", "contextlib"}
 
 # Coroutines that other tools put around the user's: where the user's own is found in their frame.
 _WRAPPERS = {

@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from otel_asyncio.observe import anyio_scopes
+from otel_asyncio.observe import anyio_scopes, async_timeouts
 from otel_asyncio.observe.awaits import watch_groups
 from otel_asyncio.observe.create import make_create_task
 from otel_asyncio.observe.executors import comes_from_to_thread, handing_over, make_run_in_executor
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 
 def _watch_scopes(observation: Observation) -> list[Callable[[], None]]:
-    """See the scopes of asyncio's that have a deadline, and those of anyio as soon as it is there."""
-    undos = _watch_anyio(observation)
+    """See the scopes of asyncio's that have a deadline; those of anyio and async_timeout as soon as they are there."""
+    undos = _watch_library(anyio_scopes.BACKEND, "CancelScope", partial(anyio_scopes.watch, observation))
+    undos += _watch_library(async_timeouts.MODULE, "Timeout", partial(async_timeouts.watch, observation))
     return [
         lambda: undo_all(undos),
         replace_shared(timeouts.Timeout, "reschedule", make_reschedule),
@@ -40,13 +41,12 @@ def _watch_scopes(observation: Observation) -> list[Callable[[], None]]:
     ]
 
 
-def _watch_anyio(observation: Observation) -> list[Callable[[], None]]:
-    backend = sys.modules.get(anyio_scopes.BACKEND)
-    if backend is not None and hasattr(backend, "CancelScope"):
-        return anyio_scopes.watch(observation, backend)
+def _watch_library(name: str, scope: str, watch: Callable[[Any], list[Callable[[], None]]]) -> list[Callable[[], None]]:
+    module = sys.modules.get(name)
+    if module is not None and hasattr(module, scope):
+        return watch(module)
     undos: list[Callable[[], None]] = []
-    then = lambda module: undos.extend(anyio_scopes.watch(observation, module))  # noqa: E731
-    undos.append(_when_imported(anyio_scopes.BACKEND, then))
+    undos.append(_when_imported(name, lambda module: undos.extend(watch(module))))
     return undos
 
 

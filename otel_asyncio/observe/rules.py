@@ -99,10 +99,11 @@ def _expired(frame: FrameType, request: Request, state: LoopState) -> None:
     scope = frame.f_locals["self"]
     request.scope = id(scope)
     request.expiry = state.observation.timeouts.expired(scope, request)
-    _by_the_expiry(request)
+    by_the_expiry(request)
 
 
-def _by_the_expiry(request: Request) -> None:
+def by_the_expiry(request: Request) -> None:
+    """Whoever owns the expired scope is who asks."""
     expiry = request.expiry
     if expiry is not None:
         request.by, request.site = expiry.record if expiry.record.timed else None, expiry.site
@@ -120,7 +121,7 @@ def _cancelling_and_waiting(frame: FrameType, request: Request, state: LoopState
     request.expiry = state.observation.timeouts.waiting(frame.f_back)
     if request.expiry is None:
         _at_the_users_line(frame, request)
-    _by_the_expiry(request)
+    by_the_expiry(request)
 
 
 def _interrupted(frame: FrameType, request: Request, state: LoopState) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _CACHE_SIZE = 10_000
 
 WAIT_FOR = asyncio.wait_for.__code__
+_STOCK = timeouts.Timeout
 LEAVING: Any = timeouts.Timeout.__aexit__.__code__
 
 
@@ -131,7 +132,9 @@ def make_reschedule(original: Callable[..., None]) -> Callable[..., None]:
         if record is not None and record.timed:
             frame: Any = getframe(2)
             code, api = frame.f_code, Api.TIMEOUT
-            if code is WAIT_FOR and frame.f_back is not None:
+            if type(self) is not _STOCK and type(self).__module__.startswith("async_timeout"):  # 5.0 derives from it
+                api = Api.ASYNC_TIMEOUT
+            elif code is WAIT_FOR and frame.f_back is not None:
                 frame, api = frame.f_back, Api.WAIT_FOR
                 code = frame.f_code
             if id(code) not in _direct and not _meet(frame):

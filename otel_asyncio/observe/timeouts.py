@@ -105,10 +105,13 @@ class Timeouts:
         owner = owner_of(frame.f_back)
         return owner is not None and record.site == (owner.f_code, owner.f_lasti)
 
-    def scope_of(self, frame: FrameType) -> int:
-        """The identity of the scope whose code calls `uncancel()`; 0 where the program does."""
-        scope = frame.f_locals.get("self") if frame.f_code in self._observation.cancellations.scopes else None
-        return id(scope) if scope is not None else 0
+    def scope_of(self, frame: FrameType) -> tuple[int, FrameType]:
+        """The identity of the scope whose code calls `uncancel()`, and its frame; 0 where the program does."""
+        if frame.f_code not in self._observation.cancellations.scopes:
+            return 0, frame
+        if "self" not in frame.f_locals and frame.f_back is not None:  # the helper of async_timeout 4
+            frame = frame.f_back
+        return id(frame.f_locals.get("self")), frame
 
     def left(self, expiry: Expiry, frame: FrameType, remaining: int) -> None:
         """The scope is left: the CancelledError has come back to it, or never reached it."""
@@ -127,7 +130,10 @@ class Timeouts:
         """Whether the scope whose code runs in this frame lets a TimeoutError follow from what it gets."""
         if expiry.api is Api.ANYIO:  # fail_after does, once the scope itself has swallowed it
             return frame.f_back is not None and frame.f_back.f_code in RAISES
-        return issubclass(error, asyncio.CancelledError) and remaining <= frame.f_locals["self"]._cancelling
+        scope: Any = frame.f_locals["self"]
+        if not isinstance(scope, asyncio.Timeout):  # async_timeout 4
+            return error is asyncio.CancelledError
+        return issubclass(error, asyncio.CancelledError) and remaining <= scope._cancelling  # type: ignore[attr-defined]
 
     def _raising(self, expiry: Expiry, owner: FrameType | None) -> None:
         """A TimeoutError is raised where `owner` sees it; what that does with it shows when the step is over."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from harness import Spans, TracedRun, attributes, both_providers, both_ways, links, span_id
+from harness import Spans, TracedRun, attributes, both_providers, both_ways, links, needs_python, span_id
 from opentelemetry.trace import StatusCode
 
 from cancellation import ways
 from cancellation.ways import Way, line_of
 
 BY_NAME = {each.name: each for each in ways.ALL}
-every_way = pytest.mark.parametrize("name", list(BY_NAME))
+every_way = pytest.mark.parametrize(
+    "name", [pytest.param(each.name, marks=needs_python(*each.needs)) for each in ways.ALL]
+)
 
 
 def cancels(spans: Spans, function: str = "victim") -> list[Any]:
@@ -51,36 +54,22 @@ def test_the_span_says_who_and_what_became_of_it(
 
 
 @every_way
-def test_the_span_names_the_line_that_asked(traced_run: TracedRun, spans: Spans, name: str) -> None:
+@pytest.mark.parametrize("side", ["by", "at"])
+def test_the_span_names_the_line_that_asked_and_the_one_it_hit(
+    traced_run: TracedRun, spans: Spans, name: str, side: str
+) -> None:
     way = BY_NAME[name]
     traced_run(way.program())
+    mark = getattr(way, side)
     for span in cancels(spans):
         said = attributes(span)
-        if way.by is None:
-            assert "asyncio.cancel.by.line" not in said
-        else:
-            assert said["asyncio.cancel.by.line"] == line_of(way.by, way.program)
-            assert said["asyncio.cancel.by.file"] == ways.__file__
-
-
-@every_way
-def test_the_span_names_the_line_it_hit(traced_run: TracedRun, spans: Spans, name: str) -> None:
-    way = BY_NAME[name]
-    traced_run(way.program())
-    for span in cancels(spans):
-        said = attributes(span)
-        if way.at is None:
-            assert "asyncio.cancel.at.line" not in said
-        else:
-            own = "# at" in _source(way.program)
-            assert said["asyncio.cancel.at.line"] == line_of("at", way.program if own else ways.victim)
-            assert said["asyncio.await.target"] == "Event.wait"
-
-
-def _source(function: Any) -> str:
-    import inspect
-
-    return inspect.getsource(function)
+        if mark is None:
+            assert f"asyncio.cancel.{side}.line" not in said
+            continue
+        within = way.program if f"# {mark}" in inspect.getsource(way.program) else ways.victim
+        assert said[f"asyncio.cancel.{side}.line"] == line_of(mark, within)
+        assert said[f"asyncio.cancel.{side}.file"] == ways.__file__
+        assert side == "by" or said["asyncio.await.target"] == "Event.wait"
 
 
 @every_way

@@ -71,8 +71,8 @@ def test_a_shutdown_says_how_many_and_which_was_the_slowest() -> None:
             await asyncio.sleep(3)
 
     async def main() -> None:
-        for function in (stubborn, wait, wait):
-            asyncio.create_task(function())
+        tasks = [asyncio.create_task(function()) for function in (stubborn, wait, wait)]
+        asyncio.get_running_loop().call_later(60, tasks.clear)  # held until then
         await asyncio.sleep(1)
 
     loop = AutojumpLoop()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import async_timeout
 import pytest
 from harness import Spans, TracedRun, attributes, both_ways, parent_id, span_id
 from opentelemetry.trace import StatusCode
@@ -156,8 +157,48 @@ async def absorbed() -> str:
     return await owner()
 
 
+async def raised_by_async_timeout() -> str:
+    async def owner() -> None:
+        async with async_timeout.timeout(0.01):  # owner
+            await wait()
+
+    try:
+        await owner()
+    except TimeoutError:
+        return f"somebody else caught it, {asyncio.current_task().cancelling()}"
+
+
+async def handled_around_async_timeout() -> str:
+    async def owner() -> str:
+        scope = async_timeout.timeout(60)
+        try:
+            async with scope:  # owner
+                scope.shift(-59.99)
+                await wait()
+        except TimeoutError:
+            return f"went on, {asyncio.current_task().cancelling()}"
+        return "in time"
+
+    return await owner()
+
+
+async def absorbed_in_async_timeout() -> str:
+    async def owner() -> str:
+        async with async_timeout.timeout(0.01):  # owner
+            try:
+                await wait()
+            except asyncio.CancelledError:  # swallowed
+                pass
+        return "as if nothing had been"
+
+    return await owner()
+
+
 OUTCOMES = {
     raised: "raised",
+    raised_by_async_timeout: "raised",
+    handled_around_async_timeout: "handled",
+    absorbed_in_async_timeout: "absorbed",
     raised_after_cleaning_up: "raised",
     raised_in_a_retried_function: "raised",
     raised_by_wait_for: "raised",
@@ -171,6 +212,12 @@ OUTCOMES = {
 }
 PROBLEMS = {"raised": "timeout", "absorbed": "cancel_suppressed"}
 every_program = pytest.mark.parametrize("program", OUTCOMES, ids=lambda program: program.__name__)
+
+
+def api_of(name: str) -> str:
+    if "async_timeout" in name:
+        return "async_timeout"
+    return "asyncio.wait_for" if "wait_for" in name or "polling" in name else "asyncio.timeout"
 
 
 def timeouts(spans: Spans) -> list[Any]:
@@ -196,10 +243,7 @@ def test_the_span_names_the_scope(traced_run: TracedRun, spans: Spans, program: 
     traced_run(program())
     for span in timeouts(spans):
         said = attributes(span)
-        api = (
-            "asyncio.wait_for" if "wait_for" in program.__name__ or "polling" in program.__name__ else "asyncio.timeout"
-        )
-        assert said["asyncio.timeout.api"] == api
+        assert said["asyncio.timeout.api"] == api_of(program.__name__)
         assert said["asyncio.timeout.delay"] == pytest.approx(0.01, abs=0.002)
         assert span.name.endswith("owner")
         assert (said["code.file.path"], said["code.line.number"]) == (__file__, line_of("owner", program))

@@ -27,6 +27,7 @@ class Way:
     at: str | None = "at"
     canceller: str | None = "main"
     extra: dict[str, Any] = field(default_factory=dict)
+    needs: tuple[int, ...] = (3, 11)
 
     @property
     def name(self) -> str:
@@ -309,6 +310,45 @@ async def before_the_first_step() -> Any:
     task = asyncio.create_task(victim())
     task.cancel()  # by
     return await ended(task)
+
+
+@way("explicit", expected=True, needs=(3, 12))
+async def one_that_was_started_eagerly() -> Any:
+    task: Any = asyncio.Task(victim(), loop=asyncio.get_running_loop(), eager_start=True)
+    task.cancel()  # by
+    return await ended(task)
+
+
+@way("self", expected=True, by=None, at=None, canceller=None)
+async def by_the_result_that_as_completed_hands_over() -> Any:
+    async def other() -> None:
+        await asyncio.Event().wait()
+
+    async def victim() -> None:
+        for first in asyncio.as_completed([below]):
+            await first
+
+    below = asyncio.create_task(other())
+    task = asyncio.create_task(victim())
+    await turn(3)
+    below.cancel()
+    return await ended(task)
+
+
+@way("explicit", expected=True)
+async def while_asyncio_wait_looks_on() -> Any:
+    """`asyncio.wait` that is cancelled leaves alone what it waits for."""
+
+    async def waits() -> None:
+        await asyncio.wait([task])
+
+    task = asyncio.create_task(victim())
+    watcher = asyncio.create_task(waits())
+    await turn(3)
+    watcher.cancel()
+    said = await ended(watcher), task.done()
+    task.cancel()  # by
+    return said, await ended(task)
 
 
 @way("explicit", expected=True, requests=3)
