@@ -24,16 +24,16 @@ class UsageError(Exception):
 class SpanFile:
     """The text stream that the file exporter writes to: each line reaches the file at once, by one system call.
 
-    Lines of processes that share the file after a fork do not mix: it is open for appending.
+    Lines of processes that share the file do not mix: it is open for appending. `append`: another process made it.
     """
 
     closed = False
 
-    def __init__(self, path: Path, *, force: bool) -> None:
-        how = os.O_TRUNC if force else os.O_EXCL
+    def __init__(self, path: Path, *, force: bool = False, append: bool = False) -> None:
+        how = 0 if append else os.O_CREAT | (os.O_TRUNC if force else os.O_EXCL)
         self.path = path
         try:
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | how, 0o600)
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | how, 0o600)
             os.fchmod(self._descriptor, 0o600)
         except FileExistsError:
             raise UsageError(f"{path} exists: choose another name, or overwrite it with --force") from None

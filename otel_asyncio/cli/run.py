@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from otel_asyncio.cli.children import follow
 from otel_asyncio.cli.output import SpanFile, UsageError, console, default_path, need_extra, say
 from otel_asyncio.cli.program import find_fault, run_program
 from otel_asyncio.configure import Telemetry, configure
@@ -74,20 +75,38 @@ def start(options: argparse.Namespace, name: str) -> None:
     """Set everything up; what is said at the end is registered first, so that it comes last."""
     try:
         wanted = exports(os.environ)
-        settings = _settings()
         if wanted.disabled or wanted.named:
-            telemetry = configure(settings=settings, service_name=name)
-            _keep_until_exit(telemetry, lambda: None)
+            _into_backend(name)
             return
         need_extra("run without an OTLP endpoint", "rich", "opentelemetry.exporter.otlp.json.file")
         file = SpanFile(options.output or default_path(name), force=options.force)
         report = _Report(file, slowest=0 if options.no_report else options.slowest)
         atexit.register(report.at_exit)
-        telemetry = configure(settings=settings, service_name=name, exporters=[_to_file(file)])
+        telemetry = _into_file(file, name)
         telemetry.last_words = report
         _keep_until_exit(telemetry, report.cut_short)
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def begin_child(path: str | None, name: str) -> None:
+    """The same in an interpreter that the program has started, without a report: whoever started it tells."""
+    if path is None:
+        _into_backend(name)
+    else:
+        _keep_until_exit(_into_file(SpanFile(Path(path), append=True), name), lambda: None)
+
+
+def _into_backend(name: str) -> None:
+    telemetry = configure(settings=_settings(), service_name=name)
+    _keep_until_exit(telemetry, lambda: None)
+    follow(None, name)
+
+
+def _into_file(file: SpanFile, name: str) -> Telemetry:
+    telemetry = configure(settings=_settings(), service_name=name, exporters=[_to_file(file)])
+    follow(str(file.path.absolute()), name)
+    return telemetry
 
 
 def _settings() -> Settings:

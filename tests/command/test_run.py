@@ -64,6 +64,9 @@ PROGRAMS = {
     "async subprocess": "async def main():\n    p = await asyncio.create_subprocess_exec(sys.executable, '-c', 'print(1)', stdout=-1)\n    print(await p.communicate(), p.returncode)\nasyncio.run(main())",
     "fork": "pid = os.fork()\nif pid == 0:\n    asyncio.run(work()); sys.exit(6)\nprint(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), asyncio.run(work()))",
     "spawn": "import multiprocessing as m\ndef child(n): return asyncio.run(fetch(n))\nif __name__ == '__main__':\n    with m.get_context('spawn').Pool(1) as pool: print(pool.map(child, [1, 2]))",
+    "forkserver": "import multiprocessing as m\ndef child(n): return asyncio.run(fetch(n))\nif __name__ == '__main__':\n    with m.get_context('forkserver').Pool(1) as pool: print(pool.map(child, [1, 2]))",
+    "spawn of a spawn": "import multiprocessing as m\ndef child(n): return asyncio.run(fetch(n))\ndef between():\n    p = m.get_context('spawn').Process(target=child, args=(1,)); p.start(); p.join(); sys.exit(p.exitcode)\nif __name__ == '__main__':\n    p = m.get_context('spawn').Process(target=between); p.start(); p.join(); print(p.exitcode)",
+    "spawn sees itself": "import multiprocessing as m\ndef child(): print(sys.argv, sorted(n for n in os.environ if 'OTEL' in n), sys.path[0] == os.getcwd(), __name__, flush=True); sys.exit(3)\nif __name__ == '__main__':\n    p = m.get_context('spawn').Process(target=child); p.start(); p.join(); print(p.exitcode)",
     "forked pool": "import multiprocessing as m\ndef child(n): return asyncio.run(fetch(n))\nif __name__ == '__main__':\n    with m.get_context('fork').Pool(2) as pool: print(pool.map(child, [1, 2]))",
     "pickle": "import pickle\nclass C: pass\nprint(pickle.dumps(C()) is not None, C.__module__)",
     "annotations": "x: int = 1\nprint(work.__module__, x)",
@@ -312,6 +315,15 @@ def test_the_spans_of_forked_children_are_in_the_file(traced: Callable[..., Ende
     ended = traced(PROGRAMS[name], PYTHONWARNINGS="ignore")
     expected = TASKS * 2 if name == "fork" else ["task fetch"] * 2
     assert names(spans_of(ended.file)) == sorted(expected)
+    assert ended.err.count("otel-asyncio: spans:") == 1
+
+
+@pytest.mark.parametrize(("name", "count"), (("spawn", 2), ("forkserver", 2), ("spawn of a spawn", 1)))
+def test_the_spans_of_new_interpreters_of_multiprocessing_are_in_the_file(
+    traced: Callable[..., Ended], name: str, count: int
+) -> None:
+    ended = traced(PROGRAMS[name])
+    assert names(spans_of(ended.file)) == ["task fetch"] * count
     assert ended.err.count("otel-asyncio: spans:") == 1
 
 

@@ -132,12 +132,19 @@ def aiosmtpd(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return report(tmp_path_factory.mktemp("aiosmtpd"), port, load, *command, path=where)
 
 
-@pytest.fixture(scope="module", params=("asyncio", "uvloop"))
+SERVED = {
+    "asyncio": ("--loop", "asyncio"),
+    "uvloop": ("--loop", "uvloop"),
+    "workers": ("--loop", "asyncio", "--workers", "2"),  # new interpreters, by multiprocessing
+}
+
+
+@pytest.fixture(scope="module", params=SERVED)
 def uvicorn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     require("uvicorn", "starlette", *(["uvloop"] if request.param == "uvloop" else []))
     (port,) = free_ports(1)
     load = partial(drive, port, "/pay", "/give-up", "/draw")
-    command = ("-m", "uvicorn", "asgi_service:app", "--loop", request.param, "--port", str(port))
+    command = ("-m", "uvicorn", "asgi_service:app", *SERVED[request.param], "--port", str(port))
     return report(tmp_path_factory.mktemp("uvicorn"), port, load, *command)
 
 
