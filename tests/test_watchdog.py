@@ -274,3 +274,54 @@ def test_the_callers_traceback_does_not_show_the_run(new_loop: NewLoop, spans: S
         frames = traceback.extract_tb(raised.value.__traceback__)
     loop.close()
     assert not [frame for frame in frames if frame.name == "run_forever" and "otel_asyncio" in frame.filename]
+
+
+def test_where_nothing_runs_the_next_look_is_put_off(new_loop: NewLoop, spans: Spans) -> None:
+    """Seen from a plain callback, which wakes nobody."""
+
+    async def main(instrumentor: Any) -> list[bool]:
+        loop, seen = asyncio.get_running_loop(), []
+        (watch,) = instrumentor.observation.watching._watches
+        seen.append(watch.dozes)
+        for _ in range(40):
+            timer = loop.create_future()
+            loop.call_later(0.5, lambda done=timer: (seen.append(watch.dozes), done.set_result(None)))
+            await timer
+            if seen[-1]:
+                break
+        return seen
+
+    with instrumented(spans, block_threshold=0.1) as instrumentor:
+        first, *_, last = run_on(new_loop, main(instrumentor))
+    assert not first
+    assert last
+
+
+def test_a_recorded_task_that_begins_or_goes_on_after_a_long_wait_wakes_the_watchdog(
+    new_loop: NewLoop, spans: Spans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that its first step is looked at while it blocks."""
+    woken: list[str] = []
+
+    async def main(instrumentor: Any) -> None:
+        loop, (watch,) = asyncio.get_running_loop(), instrumentor.observation.watching._watches
+        monkeypatch.setattr(watch, "_wake", lambda: woken.append(at))
+        monkeypatch.setattr(watch, "tick", lambda *_: None)
+
+        def doze() -> None:
+            watch.dozes = True
+
+        doze()
+        at = "begins"
+        await asyncio.create_task(asyncio.sleep(0))
+        at = "goes on"
+        loop.call_later(0.5, doze)
+        loop.call_later(0.5, (done := loop.create_future()).set_result, None)
+        await done
+        at = "fast"
+        for _ in range(100):
+            await asyncio.sleep(0)
+
+    with instrumented(spans, block_threshold=0.1, await_threshold=0.1) as instrumentor:
+        run_on(new_loop, main(instrumentor))
+    assert woken == ["begins", "goes on"]

@@ -122,6 +122,11 @@ class LoopState:
         weakref.finalize(loop, _ids_given_back.append, self.id).atexit = False
         weakref.finalize(loop, observation.counters.retired.append, self.shard).atexit = False
 
+    def stir(self) -> None:
+        """A task begins, or goes on after a long wait. When nothing has run for long, nothing else can come first."""
+        if self.watch is not None:
+            self.watch.stir()
+
     def place(self, context: Context | None) -> Any:
         """Where a task made here and now would stand; None if it is not to be recorded."""
         try:
@@ -163,6 +168,7 @@ class LoopState:
             made_at = self.submitted.pop(id(coro), None) if made_by_loop else creation_point(4)
             record = TaskRecord(self, self.now(), self.wall(), kind, code, qualname, made_at)
             context = observation.sink.opened(record, place, context)
+            self.stir()
         except Exception as error:  # noqa: BLE001 - the border of the package
             observation.switch_off_creation(error)
             return self.unrecorded, context
@@ -202,6 +208,7 @@ class LoopState:
             if suspended:
                 record.ready = NOT_READY
             observation.sink.opened(record, place, context)
+            self.stir()
         except Exception as error:  # noqa: BLE001 - the border of the package
             observation.switch_off_creation(error)
             return self.unrecorded

@@ -177,6 +177,7 @@ class Observation:
 
     def waited(self, record: TaskRecord, task: Any, future: Any, ready: int, started: int) -> None:
         """A task runs again, since `started`, after a long wait for `future` (None: not known); ready at `ready`."""
+        record.loop.stir()
         if self.waits is not None:
             self.waits.over(record, task, ready, started)
 

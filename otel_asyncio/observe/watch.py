@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 # How long at most after it was asked for a thread gives the GIL away, unless a C call keeps it.
 _SWITCH = 10_000_000
 _SHORTEST, _LONGEST = 5_000_000, 500_000_000
-_DROWSY = 40
+# Of so many looks at work that goes on well, one reads from a file for how long the thread was kept from a processor.
+_ACCOUNTED = 4
 
 
 class Suspicion:
@@ -63,11 +64,12 @@ class Watch(Watched):
         pauses: GcPauses,
         stops: Stops,
         emit: Callable[[Block], None],
+        wake: Callable[[], None],
     ) -> None:
         super().__init__(loop)
         self.state = state
         self.limit, self._patience, self._depth = limit, patience, depth
-        self._pauses, self._stops, self._emit = pauses, stops, emit
+        self._pauses, self._stops, self._emit, self._wake = pauses, stops, emit, wake
         self._doubtful: deque[Callable[[], None]] = deque()
         self._sees_frames = frames_survive()
         # Of a clock that is not the machine's nobody knows how it runs while the process does not.
@@ -75,19 +77,28 @@ class Watch(Watched):
         self._thread = 0
         self._meter = ThreadMeter(0)
         self._idle = False
-        self._idle_looks = 0
+        self._looks = self._ran_at = 0
+        self._drowsy = max(2 * limit, min(state.observation.limits.wait, state.observation.limits.long))
+        self.dozes = False
+        """Whether nothing has run for so long that the next look is put off."""
         self.suspicion: Suspicion | None = None
 
     @property
     def period(self) -> int:
         """How long to wait before the next look, in nanoseconds: less while something is suspected, for a while.
 
-        More where the loop has been idle: to wake up is what a look costs. Half the limit still sees every block once.
+        More where the loop has been idle: to wake up is what a look costs.
         """
         if self.suspicion is None:
-            return min(max(self.limit // (2 if self._idle_looks > _DROWSY else 4), _SHORTEST), _LONGEST)
+            return min(max(self.limit * 3 // 2 if self.dozes else self.limit // 3, _SHORTEST), _LONGEST)
         pace = min(max(self.limit // 10, _SHORTEST), _LONGEST // 4)
         return min(pace << max(0, self.suspicion.samples.count - 20) // 8, _LONGEST // 2)
+
+    def stir(self) -> None:
+        """Something is about to run: the next look is not put off any longer. In the loop's thread."""
+        if self.dozes:
+            self.dozes = False
+            self._wake()
 
     def tick(self, kept_since: int | None = None) -> None:
         """Look at the loop once. In the watchdog's thread.
@@ -96,6 +107,7 @@ class Watch(Watched):
         """
         thread, now = self._running_thread(), self.state.now()
         if thread is None:
+            self.dozes = True
             self._suspect(None)
         else:
             self._look(thread, now, kept_since)
@@ -106,14 +118,17 @@ class Watch(Watched):
         if thread != self._thread:
             self._thread, self._meter, self._idle = thread, ThreadMeter(thread), False
         ran = self._meter.ran(now)
-        self._idle_looks = 0 if ran else self._idle_looks + 1
+        if ran:
+            self._ran_at = now
+        self.dozes = not ran and self._real and now - self._ran_at >= self._drowsy
         record = self.state.running
         started = record.step_started if record is not None else 0
         if record is not None and started:
             self._look_at_step(record, started, now, ran=ran)
         elif self._sees_frames:
             self._look_at_unit(now, kept_since, ran=ran)
-        if ran:
+        self._looks += 1
+        if ran and (self.suspicion is not None or not self._looks % _ACCOUNTED):
             self._meter.account(now)
 
     def _running_thread(self) -> int | None:

@@ -94,6 +94,11 @@ class Watchdog:
             self._watches.append(watch)
             self._start()
 
+    def wake(self) -> None:
+        """Have the thread look now, and not when it wanted to. From any thread."""
+        with suppress(RuntimeError):  # it rings already
+            self._bell.release()
+
     def remove(self, watches: Sequence[Watched]) -> None:
         """Look at these loops no more. When this returns, nothing of them is emitted any longer."""
         with self._lock:
@@ -117,8 +122,7 @@ class Watchdog:
         if thread is None or thread is threading.current_thread():
             return
         self._stopping = True
-        with suppress(RuntimeError):  # it rings already
-            self._bell.release()
+        self.wake()
         thread.join(_JOIN)
         self._thread = None
 

@@ -53,6 +53,7 @@ class Watching:
             pauses=dog.pauses,
             stops=dog.stops,
             emit=self._emit,
+            wake=dog.wake,
         )
         if asyncio._get_running_loop() is loop:
             state.thread = threading.get_ident()
