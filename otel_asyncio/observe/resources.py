@@ -17,7 +17,6 @@ import sys
 import weakref
 from asyncio import locks
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_asyncio.observe.chain import frame_of
@@ -97,9 +96,26 @@ class Hold(NamedTuple):
         return self.record.name if self.record is not None else None
 
 
-_make_hold: Callable[[tuple[Any, ...]], Hold] = partial(tuple.__new__, Hold)
+_Taken = tuple["TaskRecord | None", "weakref.ref[Any] | None", int, "tuple[CodeType, int] | None"]
+"""What is noted when a lock is taken: the first fields of a `Hold`, which is made when somebody asks."""
 
 _noticers: list[Callable[[Any, bool], None]] = []
+_noticed: Callable[[Any, bool], None]
+
+
+def _notice_all(lock: Any, locked: bool) -> None:
+    for noticed in tuple(_noticers):
+        noticed(lock, locked)
+
+
+def _tell(noticers: list[Callable[[Any, bool], None]]) -> None:
+    """Who is told. Nearly always one, which is then called without a detour."""
+    global _noticed  # noqa: PLW0603 - a look-up of a global is the cheapest that there is
+    _noticers[:] = noticers
+    _noticed = noticers[0] if len(noticers) == 1 else _notice_all
+
+
+_tell([])
 
 
 def _noticing(before: Callable[..., None]) -> Callable[..., None]:
@@ -108,10 +124,14 @@ def _noticing(before: Callable[..., None]) -> Callable[..., None]:
     def __setattr__(self: Any, name: str, value: Any) -> None:  # noqa: N807
         before(self, name, value)
         if name == "_locked":
-            for noticed in _noticers:
-                noticed(self, value)
+            _noticed(self, value)
 
     return __setattr__
+
+
+def _reference_to_current_task() -> weakref.ref[Any] | None:
+    task = None if asyncio._get_running_loop() is None else asyncio.current_task()
+    return None if task is None else weakref.ref(task)
 
 
 class Locks:
@@ -126,19 +146,23 @@ class Locks:
         self._nest = nest
         self._guard = Guard("locks")
         self._installed = 0
-        self._holds: dict[int, Hold] = {}
+        self._holds: dict[int, _Taken] = {}
         self._past: dict[int, list[Hold]] = {}
         """What was held while others waited: until a release finds nobody waiting."""
         self._noticed = self._make_noticed()
 
     def holder_of(self, lock: asyncio.Lock) -> Hold | None:
         """Who holds a lock now; None if nobody does, or if it was taken before tracing started."""
-        return self._holds.get(id(lock)) if lock.locked() else None
+        return self._hold(lock) if lock.locked() else None
+
+    def _hold(self, lock: Any) -> Hold | None:
+        taken = self._holds.get(id(lock))
+        return None if taken is None else Hold(*taken)
 
     def blamed(self, lock: Any, since: int, until: int) -> Hold | None:
         """Who held a lock for most of an interval in which somebody waited for it."""
         blamed, longest = None, 0
-        for hold in (*self._past.get(id(lock), ()), self._holds.get(id(lock))):
+        for hold in (*self._past.get(id(lock), ()), self._hold(lock)):
             if hold is None:
                 continue
             overlap = min(hold.until or until, until) - max(hold.since, since)
@@ -150,14 +174,14 @@ class Locks:
         """Look at every Lock of the process; returns the way to stop."""
         undo = replace_shared(asyncio.Lock, "__setattr__", _noticing)
         if not self._installed:
-            _noticers.append(self._noticed)
+            _tell([*_noticers, self._noticed])
         self._installed += 1
 
         def stop() -> None:
             undo()
             self._installed -= 1
             if not self._installed:
-                _noticers.remove(self._noticed)
+                _tell([noticed for noticed in _noticers if noticed is not self._noticed])
                 self._holds.clear()
                 self._past.clear()
 
@@ -165,32 +189,31 @@ class Locks:
 
     def _make_noticed(self) -> Callable[[Any, bool], None]:
         """What is told of each change of a lock. Written out: it comes with every acquire and every release."""
-        guard, now, current_task, frame_of_caller = self._guard, self._now, asyncio.current_task, sys._getframe
-        holds, past = self._holds, self._past
+        guard, now, frame_of_caller, enter = self._guard, self._now, sys._getframe, _ENTER
+        holds, past, recorded = self._holds, self._past, TaskRecord
+        current_task: Any = asyncio.current_task
 
         def noticed(lock: Any, locked: bool) -> None:
             if guard.failed:
                 return
             try:
                 if not locked:
-                    hold = holds.pop(id(lock), None)
-                    if past or (hold is not None and lock._waiters):
-                        self._released(lock, hold)
+                    taken = holds.pop(id(lock), None)
+                    if past or (taken is not None and lock._waiters):
+                        self._released(lock, taken)
                     return
                 try:
-                    task = current_task()
-                except RuntimeError:  # no loop runs here
-                    task = None
-                record = getattr(task, "_otel_asyncio", None)
-                unrecorded = None
-                if type(record) is not TaskRecord:
-                    record, unrecorded = None, None if task is None else weakref.ref(task)
+                    record = (task := current_task())._otel_asyncio
+                    unrecorded = None if type(record) is recorded else weakref.ref(task)
+                except (RuntimeError, AttributeError):  # no loop runs here; or no task; or it is not observed
+                    record, unrecorded = None, _reference_to_current_task()
                 frame: Any = frame_of_caller(3)  # below this, `__setattr__` and `acquire`
-                if frame.f_code is _ENTER:
-                    frame = frame.f_back
                 code = frame.f_code
+                if code is enter:
+                    frame = frame.f_back
+                    code = frame.f_code
                 point = (code, frame.f_lasti) if is_program(code) else creation_point(3)
-                holds[id(lock)] = _make_hold((record, unrecorded, now(), point, None, None))
+                holds[id(lock)] = (record if unrecorded is None else None, unrecorded, now(), point)
                 if len(holds) > _MOST:
                     self._forget_oldest()
             except Exception as error:  # noqa: BLE001 - the border of the package: a lock goes on locking
@@ -198,10 +221,11 @@ class Locks:
 
         return noticed
 
-    def _released(self, lock: Any, hold: Hold | None) -> None:
+    def _released(self, lock: Any, taken: _Taken | None) -> None:
         if not getattr(lock, "_waiters", None):
             self._past.pop(id(lock), None)
-        elif hold is not None:
+        elif taken is not None:
+            hold = Hold(*taken)
             record = hold.record
             by_itself = record is not None and hold.task is asyncio.current_task()
             place = self._nest(record) if by_itself and record is not None else None
