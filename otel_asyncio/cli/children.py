@@ -66,7 +66,7 @@ def _with_us(arguments: Sequence[str], path: str | None, name: str) -> Sequence[
         code = words[at]
     except (ValueError, IndexError):
         return arguments
-    if not isinstance(code, str) or not code.startswith((_SPAWNED, _FORK_SERVER)):
+    if _SPAWNED not in code and _FORK_SERVER not in code:
         return arguments
-    words[at] = _BEFORE.format(path=path, name=name, forks=code.startswith(_FORK_SERVER)) + code
+    words[at] = _BEFORE.format(path=path, name=name, forks=_FORK_SERVER in code) + code
     return words
