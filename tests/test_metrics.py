@@ -359,3 +359,36 @@ def test_many_samples_are_thinned_out_evenly() -> None:
     assert LIMIT // 4 <= len(kept) <= LIMIT
     steps = {late - early for early, late in zip(kept, kept[1:], strict=False)}
     assert len(steps) == 1
+
+
+@pytest.mark.parametrize("sampled", (True, False))
+def test_a_blocked_loop_has_its_duration_sampled_or_not(meters: Meters, new_loop: NewLoop, sampled: bool) -> None:
+    async def main() -> None:
+        await asyncio.create_task(hold())
+
+    async def hold() -> None:
+        time.sleep(0.5)
+
+    spans = Spans() if sampled else Spans(sampler=ALWAYS_OFF)
+    with metered(meters, spans, block_threshold=0.15), spans.tracer.start_as_current_span("request"):
+        run_on(new_loop, main())
+    (point,) = meters.points("asyncio.eventloop.block.duration")
+    assert point.count == 1
+    assert 0.15 <= point.sum < 5
+    assert point.attributes["asyncio.eventloop.measurement"] == ("exact" if sampled else "probe")
+    assert [exemplar.trace_id for exemplar in point.exemplars] == [
+        span.context.trace_id for span in spans.all() if span.name.startswith("block ")
+    ]
+
+
+def test_a_block_that_was_reported_while_it_lasted_counts_once_and_whole(meters: Meters, spans: Spans) -> None:
+    with metered(meters, spans, block_threshold=0.1, stuck_after=0.2):
+        run_on(asyncio.SelectorEventLoop, hold_for_long())
+    (point,) = meters.points("asyncio.eventloop.block.duration")
+    assert len([span for span in spans.all() if span.name.startswith("block ")]) > 1
+    assert point.count == 1
+    assert point.sum >= 1
+
+
+async def hold_for_long() -> None:
+    time.sleep(1)

@@ -22,6 +22,7 @@ from opentelemetry.trace.propagation import set_span_in_context
 from otel_asyncio.emit import names
 from otel_asyncio.emit.attributes import function_name
 from otel_asyncio.emit.tracing import SCOPE, package_version
+from otel_asyncio.observe.blocks import Accuracy
 from otel_asyncio.observe.counters import Counters
 from otel_asyncio.observe.problems import ProblemKind
 
@@ -37,11 +38,13 @@ _NOBODY = (NoOpMeterProvider, _ProxyMeterProvider)
 """Providers that nobody collects from; the proxy stands for one that may be set later."""
 
 _SECOND = 1e9
+_MEASURED = {Accuracy.EXACT: "exact", Accuracy.SAMPLED: "probe"}
 _ITEMS = ("span", "await", "problem", "stack")
 
 # Seconds. The defaults of the SDK are made for milliseconds.
 DURATION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 DELAY_BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+BLOCK_BUCKETS = (0.05, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
 class Metrics:
@@ -69,6 +72,12 @@ class Metrics:
             "s",
             "How long a task that was ready waited for its loop.",
             explicit_bucket_boundaries_advisory=DELAY_BUCKETS,
+        )
+        self._blocks = meter.create_histogram(
+            names.EVENTLOOP_BLOCK_DURATION,
+            "s",
+            "How long one step or callback held a loop that it blocked.",
+            explicit_bucket_boundaries_advisory=BLOCK_BUCKETS,
         )
         self._observe(meter)
 
@@ -179,10 +188,14 @@ class Metrics:
     def _record_shard(self, source: _Source, shard: Shard) -> None:
         for record in shard.durations.take():
             attributes = {names.TASK_OUTCOME: str(record.outcome)} | source.function(record)
-            self._durations.record((record.ended - record.created) / _SECOND, attributes, _context_of(record))
+            self._durations.record((record.ended - record.created) / _SECOND, attributes, _context_of(record.span))
         attributes = _loop_attributes(shard.loop) | {names.EVENTLOOP_MEASUREMENT: "exact"}
         for delay, record in shard.delays.take():
-            self._delays.record(delay / _SECOND, attributes, _context_of(record))
+            self._delays.record(delay / _SECOND, attributes, _context_of(record.span))
+        while shard.blocks:
+            duration, accuracy, ids = shard.blocks.popleft()
+            attributes = _loop_attributes(shard.loop) | {names.EVENTLOOP_MEASUREMENT: _MEASURED[accuracy]}
+            self._blocks.record(duration / _SECOND, attributes, _context_of(ids))
 
 
 def _nothing() -> None:
@@ -210,9 +223,8 @@ class _Source:
         return {names.CODE_FUNCTION_NAME: name}
 
 
-def _context_of(record: TaskRecord) -> Context:
-    """OpenTelemetry's context with the task's span, for the exemplar, where the span is exported."""
-    ids = record.span
+def _context_of(ids: Any) -> Context:
+    """OpenTelemetry's context with a span of these ids, for the exemplar, where it is exported."""
     if not isinstance(ids, SpanContext):
         return Context()
     return set_span_in_context(NonRecordingSpan(ids), Context())

@@ -151,6 +151,7 @@ TIMEOUTS = "asyncio.timeouts"
 PROBLEMS = "asyncio.problems"
 EVENTLOOP_DELAY = "asyncio.eventloop.delay"
 EVENTLOOP_UTILIZATION = "asyncio.eventloop.utilization"
+EVENTLOOP_BLOCK_DURATION = "asyncio.eventloop.block.duration"
 EVENTLOOP_TIME = "asyncio.eventloop.time"
 INSTRUMENTATION_DROPPED = "asyncio.instrumentation.dropped"
 

@@ -62,6 +62,8 @@ class Block(NamedTuple):
     report: int = 0
     """1, 2, … while it still blocks; 0: it is over and was not reported before."""
     over: bool = True
+    since: int = 0
+    """From when on it blocks; `start` is later where a part of it was reported before."""
 
     @property
     def duration(self) -> int:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_asyncio.observe.records import Outcome
 from otel_asyncio.observe.samples import Samples
 
 if TYPE_CHECKING:
+    from otel_asyncio.observe.blocks import Accuracy
     from otel_asyncio.observe.records import TaskRecord
+
+
+_MOST_BLOCKS = 1024  # between two readings
 
 
 class LoopName(NamedTuple):
@@ -26,6 +30,7 @@ class Shard:
     __slots__ = (
         "__weakref__",
         "active",
+        "blocks",
         "cancellations",
         "delays",
         "durations",
@@ -49,6 +54,10 @@ class Shard:
         """Tasks that have ended."""
         self.delays: Samples[tuple[int, TaskRecord]] = Samples()
         """Nanoseconds from ready to running, and of which task."""
+        self.blocks: deque[tuple[int, Accuracy, Any]] = deque(maxlen=_MOST_BLOCKS)
+        """Nanoseconds for which the loop was held, how exactly that is known, the ids of the span it lies under.
+
+        Of the loop's thread or the watchdog's, whichever saw the end: to append to a deque needs no lock."""
         self.cancellations: Counter[tuple[str, str, bool]] = Counter()
         """By origin, outcome and whether it was expected."""
         self.timeouts: Counter[str] = Counter()
@@ -160,5 +169,6 @@ class Counters:
             past.ended[outcome] += count
         past.active += shard.active
         past.idle += shard.idle
+        past.blocks.extend(shard.blocks)
         past.durations.extend(shard.durations)
         past.delays.extend(shard.delays)

@@ -274,6 +274,7 @@ class Watch(Watched):
                 victims=victims,
                 report=suspicion.reports,
                 over=over,
+                since=suspicion.since,
             )
         )
 

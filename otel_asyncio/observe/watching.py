@@ -76,6 +76,8 @@ class Watching:
         if self._guard.failed:
             return
         try:
+            if block.over and block.loop.metered:
+                block.loop.shard.blocks.append((block.end - block.since, block.accuracy, block.parent))
             self._reporter.report(block)
         except Exception as error:  # noqa: BLE001 - the border of the package
             self._guard.fail(error)

@@ -17,9 +17,6 @@ from .jaeger import Jaeger
 COLLECTORS = ("collector.yaml", "agent.yaml", "gateway.yaml")
 ALERTS = (SHIPPED / "alerts.yaml").read_text()
 TESTS = (SHIPPED / "alerts_test.yaml").read_text()
-BY_CONTRACT = {"asyncio_eventloop_block_duration_seconds"}
-"""What the dashboard is ready for; the README gets it with what it measures."""
-
 NAMES = re.findall(r"^ +- alert: (\w+)$", ALERTS, re.MULTILINE)
 
 
@@ -98,4 +95,4 @@ def test_the_dashboard_asks_for_series_that_rules_or_readme_know() -> None:
         for target in panel["targets"]
         for name in re.findall(r"\b((?:asyncio|otel\w*)_\w+?)(?:_bucket|_count|_sum)?(?=[{\[])", target["expr"])
     }
-    assert [name for name in sorted(asked - BY_CONTRACT) if name not in ALERTS + readme] == []
+    assert [name for name in sorted(asked) if name not in ALERTS + readme] == []
