@@ -22,8 +22,7 @@ from otel_asyncio.emit.stuck import StuckSpans
 from otel_asyncio.emit.tracing import Tracing
 from otel_asyncio.observe import dump
 from otel_asyncio.observe.awaits import Waits
-from otel_asyncio.observe.cancellation import is_told_otherwise
-from otel_asyncio.observe.cancelling import CancelDetail
+from otel_asyncio.observe.cancellation import CancelDetail, is_told_otherwise
 from otel_asyncio.observe.clock import SYSTEM_CLOCK, Clock
 from otel_asyncio.observe.counters import Counters
 from otel_asyncio.observe.hanging import Hanging

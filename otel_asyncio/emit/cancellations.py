@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
     from otel_asyncio.emit.intervals import Intervals
     from otel_asyncio.emit.problems import ProblemReporter
+    from otel_asyncio.observe.bursts import Burst
     from otel_asyncio.observe.cancellation import Cancellation, Request
     from otel_asyncio.observe.counters import Counters
     from otel_asyncio.observe.loops import LoopState
     from otel_asyncio.observe.shutdown import Shutdown
 
 _SECOND = 1e9
+_MOST_BURSTS = 100
 
 
 class CancelSpans:
@@ -36,15 +38,28 @@ class CancelSpans:
         self._omitted: dict[Any, list[Any]] = {}
         """Of each origin and line that asked: how many were omitted, and the last one."""
 
-    def _omit(self, record: Any, cancellation: Cancellation) -> None:
+        self._bursts: list[Burst] = []
+
+    def collect(self, burst: Burst) -> None:
+        """Tell of this burst when the next flush comes."""
+        self._bursts.append(burst)
+        if len(self._bursts) >= _MOST_BURSTS:
+            self._fold()
+
+    def _fold(self) -> None:
+        while self._bursts:
+            self._omit(*self._bursts.pop().told())
+
+    def _omit(self, record: Any, cancellation: Cancellation, count: int = 1) -> None:
         root = cancellation.first.root
         place = (id(root.site.code), root.site.instruction) if root.site is not None else None
         omitted = self._omitted.setdefault((root.origin, place), [0, None, None])
-        omitted[0] += 1
+        omitted[0] += count
         omitted[1:] = record, cancellation
 
     def flush(self) -> None:
         """One span for all that were omitted, of each origin and line that asked."""
+        self._fold()
         while self._omitted:
             _, (count, record, cancellation) = self._omitted.popitem()
             self._counters.drop("span", count - 1)
@@ -65,7 +80,7 @@ class CancelSpans:
         if cancellation.brief and not suppressed:
             self._omit(record, cancellation)
             return
-        if self._omitted:
+        if self._omitted or self._bursts:
             self.flush()
         ids, attributes = self._span(record, cancellation)
         if admitted:

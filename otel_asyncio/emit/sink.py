@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from otel_asyncio.emit.problems import ProblemReporter
     from otel_asyncio.emit.tracing import Tracing
     from otel_asyncio.observe.awaits import Wait
+    from otel_asyncio.observe.bursts import Burst
     from otel_asyncio.observe.calls import Call
     from otel_asyncio.observe.cancellation import Cancellation
     from otel_asyncio.observe.counters import Counters
@@ -164,6 +165,10 @@ class SpanSink:
     def cancelled(self, record: Any, cancellation: Cancellation) -> None:
         """A cancellation is dealt with, or the task has run on."""
         self._cancels.emit(record, cancellation)
+
+    def burst(self, burst: Burst) -> None:
+        """The first of many cancellations alike is dealt with: they are told at once."""
+        self._cancels.collect(burst)
 
     def timed_out(self, expiry: Expiry) -> None:
         """A scope that had expired was left."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum, StrEnum, auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from otel_asyncio.observe.chain import Chain, Frame
@@ -66,6 +66,19 @@ _NEXT = {
     Stage.RAISED: {Stage.SETTLED},
     Stage.SETTLED: set[Stage](),
 }
+
+
+class CancelDetail(NamedTuple):
+    """How much is looked at."""
+
+    depth: int = 32
+    """At most this many frames of a stack."""
+
+    limit: int = 100_000_000
+    """After waiting so long again (ns), a task that has caught its CancelledError has suppressed it."""
+
+    messages: bool = False
+    """Whether the messages of `cancel(msg)` are kept."""
 
 
 class Request:

@@ -7,16 +7,15 @@ looks, before and after each run, at what the coroutine does with its CancelledE
 from __future__ import annotations
 
 import asyncio
-import sys
-import threading
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from otel_asyncio.observe.cancellation import Cancellation, Fate, Origin, Request, Stage, Via
+from otel_asyncio.observe.bursts import Burst, burst_of, make_brief_step
+from otel_asyncio.observe.cancellation import CancelDetail, Cancellation, Fate, Origin, Request, Stage
 from otel_asyncio.observe.chain import walk
-from otel_asyncio.observe.frames import cancelled_below, is_handling, line_of_the_program, stack_of
+from otel_asyncio.observe.frames import is_handling, stack_of
 from otel_asyncio.observe.handlers import HandlerWatch
 from otel_asyncio.observe.observer import Guard
-from otel_asyncio.observe.origins import Origins, handed_on
+from otel_asyncio.observe.origins import Origins, asked_by_nobody, handed_on, note_who_hands_over
 from otel_asyncio.observe.overrides import OUR_CALLS, make_watching_step
 from otel_asyncio.observe.records import Counted
 from otel_asyncio.observe.rules import ASYNCIO_RULES, SCOPES, keeps_the_count
@@ -30,19 +29,6 @@ if TYPE_CHECKING:
 
 
 _TELLS_CONTEXT = hasattr(asyncio.Task, "get_context")  # 3.12; else it is looked at when the task runs
-
-
-class CancelDetail(NamedTuple):
-    """How much is looked at."""
-
-    depth: int = 32
-    """At most this many frames of a stack."""
-
-    limit: int = 100_000_000
-    """After waiting so long again (ns), a task that has caught its CancelledError has suppressed it."""
-
-    messages: bool = False
-    """Whether the messages of `cancel(msg)` are kept."""
 
 
 class Cancellations:
@@ -67,6 +53,8 @@ class Cancellations:
         observation = self._observation
         self._step: Any = make_watching_step(self, observation.step)
         self._counted_step: Any = make_watching_step(self, observation.unrecorded.step)
+        self.brief_step: Any = make_brief_step(self, observation.step)
+        self.brief_counted_step: Any = make_brief_step(self, observation.unrecorded.step)
 
     def requested(self, task: Any, message: Any, frame: Any) -> Request | None:
         """`cancel()` is called; the base has not been, so that the wake-up it announces gets the watching step."""
@@ -85,14 +73,18 @@ class Cancellations:
         record = task._otel_asyncio
         if state is None or state.observation is not self._observation or keeps_the_count(frame, record, state):
             return None
+        if state.burst is not None and (shared := state.burst.take(task, record, frame, state)) is not None:
+            return shared
         request = Request(record, id(task))
-        now, outer = self._now(), state.cancelling
+        now, outer, place = self._now(), state.cancelling, (id(frame.f_code), frame.f_lasti)
         if outer is not None and frame.f_code in OUR_CALLS:
             request.brief = outer.brief
         else:
-            request.brief = not self._storms.admits((id(frame.f_code), frame.f_lasti), now)
+            request.brief = not self._storms.admits(place, now)
         self.origins.find(frame, request, state)
         self._add(task, record, request, frame, message, now)
+        if request.brief:
+            state.burst = burst_of(request, frame, state, self._storms.until(place))
         expiry = request.expiry
         if expiry is not None and expiry.record is record:
             expiry.record = request.owner
@@ -103,7 +95,7 @@ class Cancellations:
         return request
 
     def _add(self, task: Any, record: Any, request: Request, frame: Any, message: Any, now: int) -> None:
-        cancellation: Cancellation | None = record.cancellation
+        record, cancellation = self._whole(task, record)
         if cancellation is not None:
             if request.scope and any(request.scope == each.scope for each in cancellation.requests):
                 cancellation.count += 1  # anyio asks again, every turn of the loop
@@ -122,14 +114,7 @@ class Cancellations:
 
     def handed_over(self, loop: Any, callback: Any) -> None:
         """A `cancel` is handed to a loop by `call_soon_threadsafe`: note the line, in the thread that does it."""
-        task = getattr(callback, "__self__", None)
-        state: LoopState | None = getattr(loop, "_otel_asyncio", None)
-        if state is None or not isinstance(task, asyncio.Task) or not state.runs_elsewhere() or self.guard.failed:
-            return
-        try:
-            state.handed[id(task)] = line_of_the_program(sys._getframe(2)), threading.current_thread().name
-        except Exception as failure:  # noqa: BLE001 - the border of the package
-            self.guard.fail(failure)
+        self.guard.run(note_who_hands_over, loop, callback)
 
     def watch(self, task: Any, record: Any, now: int) -> Any:
         """From its next announcement on the task runs with the watching step. Returns its record."""
@@ -140,6 +125,25 @@ class Cancellations:
             record = task._otel_asyncio = Counted(self._counted_step, self, now)
         record.step = self._counted_step
         return record
+
+    def _whole(self, task: Any, record: Any) -> tuple[Any, Cancellation | None]:
+        """The record of a task and what is asked of it, on its own if it was one of a burst."""
+        cancellation = record.cancellation
+        if type(cancellation) is Burst:
+            whole = cancellation.whole(record, task)
+            record = self.watch(task, record if record.timed else self._observation.unrecorded, self._now())
+            record.cancellation = cancellation = whole
+        return record, cancellation
+
+    def goes_on(self, task: Any) -> None:
+        """One of a burst has run, and has not ended."""
+        self.guard.run(self._went_on, task)
+        self.suspends(task._otel_asyncio, task, looking=False)
+
+    def _went_on(self, task: Any) -> None:
+        _, cancellation = self._whole(task, task._otel_asyncio)
+        if cancellation is not None and cancellation.stage is Stage.REQUESTED:
+            cancellation.advance(Stage.RAISED)
 
     def _describe(self, cancellation: Cancellation, task: Any, record: Any, request: Request, frame: Any) -> None:
         sink = self._observation.sink
@@ -165,11 +169,12 @@ class Cancellations:
 
     def withdrawn(self, task: Any, left: int, frame: Any) -> None:
         """`uncancel()` was called: by the scope that had asked, or by the program itself."""
-        record = task._otel_asyncio
-        cancellation: Cancellation | None = record.cancellation
-        if cancellation is None or cancellation.stage is Stage.SETTLED or self.guard.failed or not self.active:
+        if task._otel_asyncio.cancellation is None or self.guard.failed or not self.active:
             return
         try:
+            record, cancellation = self._whole(task, task._otel_asyncio)
+            if cancellation is None or cancellation.stage is Stage.SETTLED:
+                return
             scope, frame = self._observation.timeouts.scope_of(frame)
             request = next((each for each in cancellation.requests if each.scope == scope), None)
             if request is None and not scope:
@@ -249,7 +254,10 @@ class Cancellations:
             if state.shutdown is not None:
                 end_one(state, record, id(task), self._now())
             cancelled = task.cancelled()
-            cancellation: Cancellation | None = record.cancellation
+            if cancelled and type(record.cancellation) is Burst:
+                record.cancellation.delivered(record, state)
+                return
+            record, cancellation = self._whole(task, record)
             if cancellation is None:
                 if cancelled:
                     self._by_itself(record, task, future)
@@ -260,24 +268,15 @@ class Cancellations:
             self.guard.fail(failure)
 
     def _by_itself(self, record: Any, task: Any, future: Any) -> None:
-        """Nobody had asked: the CancelledError was raised in the task, or came from what it awaited."""
         now = self._now()
         record = self.watch(task, record, now)
         request = Request(record, id(task))
-        request.origin = Origin.UNKNOWN if task.cancelling() else Origin.SELF
-        request.expected = request.origin is Origin.SELF  # a server's connection ends like that, with its future
-        awaited = cancelled_below(future)
-        below = getattr(awaited, "_otel_asyncio", None)
-        if below is not None and below.cancellation is not None:
-            request.follows(below.cancellation.first)
-            request.via, request.expected = Via.AWAITED, False
-            request.by = below if below.timed else None
-        cancellation = Cancellation(request, now, 0)
-        self._settle(record, task, cancellation, Fate.DELIVERED)
+        asked_by_nobody(request, task, future)
+        self._settle(record, task, Cancellation(request, now, 0), Fate.DELIVERED)
 
     def unfinished(self, record: Any, now: int) -> None:
         """The task will not run again."""
-        cancellation: Cancellation | None = record.cancellation
+        record, cancellation = self._whole(None, record)
         if cancellation is not None:
             self._settle(record, None, cancellation, Fate.UNFINISHED)
 

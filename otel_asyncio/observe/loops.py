@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from contextvars import Context
 
+    from otel_asyncio.observe.bursts import Burst
     from otel_asyncio.observe.cancellation import Request
     from otel_asyncio.observe.observation import Observation
     from otel_asyncio.observe.problems import Closed
-    from otel_asyncio.observe.records import Site
+    from otel_asyncio.observe.records import Counted, Site
     from otel_asyncio.observe.shutdown import Shutdown
     from otel_asyncio.observe.watch import Watch
 
@@ -67,9 +68,11 @@ class LoopState:
     __slots__ = (
         "__weakref__",
         "alive",
+        "burst",
         "cancelling",
         "closed",
         "closed_at",
+        "counted",
         "expected",
         "handed",
         "id",
@@ -110,6 +113,10 @@ class LoopState:
         timed = self.metered and measures_exactly(loop)
         self.stop_timing = time_selector(loop, self.shard, self.now) if timed else nothing
         self.loop = weakref.ref(loop)
+        self.burst: Burst | None = None
+        """What a storm of cancellations that goes on now is collected in."""
+        self.counted: Counted | None = None
+        """The record of its tasks that are only counted."""
         self.cancelling: Request | None = None
         """The request that is being made now: what it cancels in turn is its consequence."""
         self.handed: dict[int, tuple[Site | None, str]] = {}

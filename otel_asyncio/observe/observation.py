@@ -9,7 +9,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe import shutdown
-from otel_asyncio.observe.cancelling import CancelDetail, Cancellations
+from otel_asyncio.observe.cancellation import CancelDetail
+from otel_asyncio.observe.cancelling import Cancellations
 from otel_asyncio.observe.code import creation_site
 from otel_asyncio.observe.executors import Executors
 from otel_asyncio.observe.loops import LoopState, nothing, nowhere
@@ -133,8 +134,7 @@ class Observation:
         `asyncio.Task(..., eager_start=True)` announces its first step to nobody; asked about in the middle of it,
         the task is taken in there.
         """
-        task = asyncio.current_task(state.loop())
-        record = _record_of(task)
+        record = _record_of(task := asyncio.current_task(state.loop()))
         if task is not None and record is None:
             record = state.admit_unknown(task, None, born=True)
             state.take(task, record)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from otel_asyncio.observe.awaits import Wait
+    from otel_asyncio.observe.bursts import Burst
     from otel_asyncio.observe.calls import Call
     from otel_asyncio.observe.cancellation import Cancellation
     from otel_asyncio.observe.loops import LoopState
@@ -77,6 +78,10 @@ class Sink(Protocol):
         """A cancellation is dealt with, or the task has run on. Without a span for tasks that are only counted."""
         ...
 
+    def burst(self, burst: Burst) -> None:
+        """The first of many alike is dealt with; `burst.told` says more of them when `flush` is called."""
+        ...
+
     def timed_out(self, expiry: Expiry) -> None:
         """A scope that had expired was left."""
         ...
@@ -101,7 +106,7 @@ class Guard:
         self.name = name
         self.failed = False
 
-    def run(self, observer: Callable[..., None], *facts: Any) -> None:
+    def run(self, observer: Callable[..., object], *facts: Any) -> None:
         """Tell an observer of something, if it has not failed before."""
         if not self.failed:
             try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.cancellation import Origin, Stage, Via
 from otel_asyncio.observe.code import info_of
-from otel_asyncio.observe.frames import deals_with_cancellation
+from otel_asyncio.observe.frames import cancelled_below, deals_with_cancellation, line_of_the_program
 from otel_asyncio.observe.records import Site
 
 if TYPE_CHECKING:
@@ -143,6 +143,26 @@ def _by_a_callback(frame: FrameType, request: Request, state: LoopState) -> None
     elif _is_signal_handler(frame, state):
         request.origin = Origin.SIGNAL
         request.expected = True
+
+
+def note_who_hands_over(loop: Any, callback: Any) -> None:
+    """`call_soon_threadsafe` of a task's `cancel`, from another thread: whose line that is."""
+    task = getattr(callback, "__self__", None)
+    state: LoopState | None = getattr(loop, "_otel_asyncio", None)
+    if state is not None and isinstance(task, asyncio.Task) and state.runs_elsewhere():
+        state.handed[id(task)] = line_of_the_program(sys._getframe(1)), threading.current_thread().name
+
+
+def asked_by_nobody(request: Request, task: Any, future: Any) -> None:
+    """The CancelledError was raised in the task, or came from what it awaited; its step was woken with `future`."""
+    request.origin = Origin.UNKNOWN if task.cancelling() else Origin.SELF
+    request.expected = request.origin is Origin.SELF  # a server's connection ends like that, with its future
+    awaited = cancelled_below(future)
+    below = getattr(awaited, "_otel_asyncio", None)
+    if below is not None and below.cancellation is not None:
+        request.follows(below.cancellation.first)
+        request.via, request.expected = Via.AWAITED, False
+        request.by = below if below.timed else None
 
 
 def handed_on(frame: FrameType, request: Request, state: LoopState) -> None:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     import asyncio
 
     from otel_asyncio.observe.awaits import Tally
-    from otel_asyncio.observe.cancellation import Cancellation
     from otel_asyncio.observe.cancelling import Cancellations
     from otel_asyncio.observe.code import CodeInfo
     from otel_asyncio.observe.loops import LoopState
@@ -123,6 +122,7 @@ class TaskRecord:
     __slots__ = (
         "__weakref__",
         "_made_at",
+        "asked",
         "busy",
         "cancellation",
         "code",
@@ -151,6 +151,9 @@ class TaskRecord:
         "wall",
     )
 
+    asked: int
+    """When it was asked to be cancelled; set only in a storm of cancellations."""
+
     waits: Tally
     """Of its long waits; None before the first. A slot left unset would be dearer to ask, for every task that ends."""
 
@@ -177,7 +180,8 @@ class TaskRecord:
         self.span: Any = None
         self.task: weakref.ref[asyncio.Task[Any]] | None = None
         self.problem: str | None = None
-        self.cancellation: Cancellation | None = None
+        self.cancellation: Any = None
+        """A `Cancellation`, or the `Burst` that it is one of; kept when the task has ended cancelled."""
         self.name: str | None = None
         self.waits = None  # type: ignore[assignment]  # set before anybody adds to it
         self.id = _next_id()
@@ -277,4 +281,4 @@ class Counted:
         self.step: Any = step
         self.cancellations = cancellations
         self.suspended = now
-        self.cancellation: Cancellation | None = None
+        self.cancellation: Any = None

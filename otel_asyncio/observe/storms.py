@@ -26,3 +26,8 @@ class Storms:
             return True
         window[1] += 1
         return window[1] <= self._limit
+
+    def until(self, place: tuple[int, int]) -> int:
+        """Until when no more from this place are looked at."""
+        window = self._places.get(place)
+        return 0 if window is None else window[0] + _SECOND

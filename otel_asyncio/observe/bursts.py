@@ -1,0 +1,180 @@
+"""Thousands of cancellations by one line in one step: one object for all of them, as long as each only ends its task.
+
+Of a storm the first are looked at closely. For the rest nothing is allocated: whatever is the same for all of them is
+kept once, what differs is compared, and a task that does not end in its next step gets a `Cancellation` of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from asyncio import runners
+from typing import TYPE_CHECKING, Any
+
+from otel_asyncio.observe.cancellation import Cancellation, Fate, Origin, Request, Stage
+from otel_asyncio.observe.code import info_of
+from otel_asyncio.observe.records import EXITS, Counted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from otel_asyncio.observe.cancelling import Cancellations
+    from otel_asyncio.observe.loops import LoopState
+
+_SHUTTING_DOWN = runners._cancel_all_tasks.__code__  # type: ignore[attr-defined]
+
+
+class _Shared(Request):
+    """The request of a burst, made anew for each of its tasks."""
+
+    __slots__ = ()
+
+    def made(self) -> None:
+        super().made()
+        self.owner = None
+
+
+class Burst:
+    """The cancellations of a storm that one line asks for in one step, or the end of a loop."""
+
+    __slots__ = (
+        "_code",
+        "_fate",
+        "_instruction",
+        "_made_by_it",
+        "_now",
+        "_plain",
+        "_started",
+        "_step",
+        "_thread",
+        "_until",
+        "by",
+        "count",
+        "first",
+        "last",
+    )
+
+    brief = True
+    stage = Stage.RAISED
+
+    def __init__(self, like: Request, frame: FrameType, state: LoopState, until: int) -> None:
+        observation = state.observation
+        self.first = _Shared(None, 0)
+        for name in Request.__slots__:
+            if name not in ("owner", "task_id", "state"):
+                setattr(self.first, name, getattr(like, name))
+        self.by = state.running
+        self._started = 0 if self.by is None else self.by.step_started
+        self._code, self._instruction, self._until = frame.f_code, frame.f_lasti, until
+        self._thread = threading.get_ident()
+        self._made_by_it = _made(self.by, like.owner)
+        self._now, self._plain = observation.clock.monotonic_ns, observation.step
+        self._step = observation.cancellations.brief_step
+        self._fate = (like.origin, Fate.DELIVERED, like.expected)
+        self.count = 0
+        """Recorded tasks that have ended and were not told of yet."""
+        self.last: Any = None
+        """The record of the last of them."""
+
+    def take(self, task: Any, record: Any, frame: FrameType, state: LoopState) -> Request | None:
+        """One more task, if all that matters is as it was for the first; else None."""
+        by, now = self.by, self._now()
+        if (
+            frame.f_code is not self._code
+            or frame.f_lasti != self._instruction
+            or record.cancellation is not None
+            or state.running is not by
+            or (by is not None and (by.step_started != self._started or sys.exception() is not None))
+            or state.cancelling is not None
+            or now >= self._until
+            or threading.get_ident() != self._thread
+            or _made(by, record) is not self._made_by_it
+        ):
+            return None
+        if record.timed:
+            if record.step is not self._plain or record.step_started:
+                return None
+            record.asked, record.step, record.cancellation = now, self._step, self
+        elif record is state.unrecorded:
+            task._otel_asyncio = record = self._stand_in(state)
+        else:
+            return None
+        request, shutdown = self.first, state.shutdown
+        if request.origin is Origin.SHUTDOWN and shutdown is not None:
+            shutdown.left.add(id(task))
+            shutdown.cancelled += 1
+        request.owner, request.outer, request.state, state.cancelling = record, None, state, request
+        return request
+
+    def _stand_in(self, state: LoopState) -> Counted:
+        """The record of all its tasks that are only counted; kept by the loop, because it leads here."""
+        counted = state.counted
+        if counted is None or counted.cancellation is not self:
+            cancellations = state.observation.cancellations
+            counted = state.counted = Counted(cancellations.brief_counted_step, cancellations, 0)
+            counted.cancellation = self
+        return counted
+
+    def delivered(self, record: Any, state: LoopState) -> None:
+        """One of them has ended cancelled, in its first step since."""
+        state.shard.cancellations[self._fate] += 1
+        if record.timed:
+            self.count += 1
+            self.last = record
+            if self.count == 1:
+                observation = state.observation
+                observation.ending.run(observation.sink.burst, self)
+
+    def whole(self, record: Any, task: Any) -> Cancellation:
+        """What one of them would have had, had it not been one of so many."""
+        cancellation = Cancellation(self.first, record.asked if record.timed else self._now(), record.steps)
+        if task is not None and asyncio.current_task(task.get_loop()) is task:
+            cancellation.advance(Stage.RAISED)
+        return cancellation
+
+    def told(self) -> tuple[Any, Cancellation, int]:
+        """Of those that ended since this was asked last: the last one, and how many."""
+        record, count = self.last, self.count
+        self.last, self.count = None, 0  # the record leads here
+        cancellation = self.whole(record, None)
+        cancellation.settle(Fate.DELIVERED, record.ended)
+        cancellation.expected = self._fate[2]
+        return record, cancellation, count
+
+
+def _made(by: Any, record: Any) -> bool:
+    """Whether who asks has made the task, as far as that matters: `expected` depends on it."""
+    return by is None or not record.timed or record.creator == by.id
+
+
+def burst_of(request: Request, frame: FrameType, state: LoopState, until: int) -> Burst | None:
+    """A burst that begins with this request, where the rest of it would be judged by its frame alone."""
+    by, code = state.running, frame.f_code
+    if code is _SHUTTING_DOWN:
+        alike = by is None
+    else:
+        own = by is not None and sys.exception() is None and not info_of(code).internal and request.owner is not by
+        alike = own and request.root is request and request.origin is Origin.EXPLICIT
+    return Burst(request, frame, state, until) if alike and state.cancelling is None else None
+
+
+def make_brief_step(cancellations: Cancellations, inner: Callable[..., None]) -> Callable[..., None]:
+    """The next step of a task that belongs to a burst: it ends there, or is looked at like any other from then on."""
+
+    def brief_step(task: Any, *arguments: Any) -> None:
+        record, step = task._otel_asyncio, inner
+        if type(record.cancellation) is not Burst and record.step is not brief_step:
+            step = record.step  # it has been asked again meanwhile
+        try:
+            step(task, *arguments)
+        except EXITS as error:
+            error.__traceback__ = error.__traceback__.tb_next  # type: ignore[union-attr]  # this frame, taken off
+            raise
+        finally:
+            if step is inner and not task.done():
+                cancellations.goes_on(task)
+            task = record = arguments = None  # type: ignore[assignment]
+
+    return brief_step
