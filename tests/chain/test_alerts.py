@@ -8,19 +8,29 @@ from contextlib import ExitStack
 import pytest
 from integration.receivers import until
 
-from otel_asyncio.emit import names
-
 from .conftest import Chain
 from .service import Service, serving
 
 DEADLINE = 60.0
 
-EXPECTED = {"lost_exception": "AsyncioProblem", "destroyed": "AsyncioProblem"}
-if hasattr(names, "CANCEL_ORIGIN"):
-    EXPECTED |= {"cancelled": "AsyncioCancellationSpike", "timed_out": "AsyncioTimeouts"}
-if hasattr(names, "BLOCK_SAMPLES"):
-    EXPECTED |= {"blocked": "AsyncioLoopBlocked"}
-"""What each fault makes the webhook hear, of those whose signals the package has."""
+EXPECTED = {
+    "lost_exception": "AsyncioProblem",
+    "destroyed": "AsyncioProblem",
+    "cancelled": "AsyncioCancellationSpike",
+    "swallowed": "AsyncioCancelSwallowed",
+    "timed_out": "AsyncioTimeouts",
+    "blocked": "AsyncioLoopBlocked",
+    "hanging": "AsyncioTaskStuck",
+    "deadlocked": "AsyncioDeadlock",
+}
+"""What each fault makes the webhook hear."""
+
+SOONER = {
+    "swallowed": {"OTEL_PYTHON_ASYNCIO_AWAIT_THRESHOLD": "200"},
+    "hanging": {"OTEL_PYTHON_ASYNCIO_STUCK_AFTER": "1000"},
+    "deadlocked": {"OTEL_PYTHON_ASYNCIO_STUCK_AFTER": "1000"},
+}
+"""Minutes pass as seconds here."""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +40,10 @@ def at_once(chain: Chain) -> Iterator[dict[str, Service]]:
     with ExitStack() as stack:
         kinds = ["healthy", *EXPECTED]
         services = {
-            kind: stack.enter_context(serving(kind, "--pause", "0.1", name=f"does-{kind}", **where)) for kind in kinds
+            kind: stack.enter_context(
+                serving(kind, "--pause", "0.1", name=f"does-{kind}", **where, **SOONER.get(kind, {}))
+            )
+            for kind in kinds
         }
         for kind in EXPECTED:
             until(lambda kind=kind: bool(chain.webhook.of(f"does-{kind}")), DEADLINE, f"an alert for {kind}")
@@ -65,3 +78,10 @@ def test_durations_have_exemplars_that_lead_to_a_trace(chain: Chain, at_once: di
     durations = 'traces_span_metrics_duration_seconds_bucket{job="does-healthy"}'
     until(lambda: bool(chain.prometheus.exemplars(durations)), DEADLINE, "exemplars")
     assert all(len(labels["trace_id"]) == 32 for labels in chain.prometheus.exemplars(durations))
+
+
+def test_how_long_a_loop_was_blocked_is_there_to_see(chain: Chain, at_once: dict[str, Service]) -> None:
+    held = 'asyncio_eventloop_block_duration_seconds_{}{{job="does-blocked", asyncio_eventloop_measurement="exact"}}'
+    until(lambda: chain.prometheus.value(held.format("count")) > 0, DEADLINE, "a block")
+    mean = chain.prometheus.value(f"{held.format('sum')} / {held.format('count')}")
+    assert 0.4 <= mean < 2

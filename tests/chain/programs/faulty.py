@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import gc
 import json
 import os
@@ -153,9 +154,49 @@ async def hang() -> None:
     await wait_forever()
 
 
+async def swallowed() -> None:
+    """A request cancels a task that does not hear of it."""
+    await answer(cancel_in_vain)
+
+
+async def cancel_in_vain() -> None:
+    stubborn = asyncio.create_task(swallow())
+    await asyncio.sleep(PAUSE)
+    stubborn.cancel()
+    await stubborn
+
+
+async def swallow() -> None:
+    try:
+        await wait_forever()
+    except asyncio.CancelledError:
+        await asyncio.sleep(0)
+    await asyncio.sleep(BLOCK)
+
+
+async def deadlocked() -> None:
+    """Two requests take two locks in different orders; the others go on."""
+    if not done["deadlocked"]:
+        locks = asyncio.Lock(), asyncio.Lock()
+        for order in (locks, locks[::-1]):
+            kept.append(asyncio.create_task(answer(functools.partial(take, *order))))
+    await asyncio.sleep(PAUSE)
+
+
+async def take(first: asyncio.Lock, second: asyncio.Lock) -> None:
+    async with first:
+        await asyncio.sleep(PAUSE)
+        async with second:
+            pass
+
+
+kept: list[asyncio.Task[None]] = []
 FAULTS = {
     each.__name__: each
-    for each in (healthy, failed, slow, cancelled, lost_exception, destroyed, blocked, timed_out, hanging)
+    for each in (
+        *(healthy, failed, slow, cancelled, lost_exception, destroyed),
+        *(blocked, timed_out, hanging, swallowed, deadlocked),
+    )
 }
 
 
