@@ -185,7 +185,7 @@ async def deadlocked() -> None:
 
 async def take(first: asyncio.Lock, second: asyncio.Lock) -> None:
     async with first:
-        await asyncio.sleep(PAUSE)
+        await asyncio.sleep(HANGS_AFTER)
         async with second:
             pass
 
