@@ -14,6 +14,10 @@ NOT_RUN = 77
 PYTEST_TIMEOUT_SECONDS = 1500
 CPYTHON_TIMEOUT_SECONDS = 1200
 CHAIN_TIMEOUT_SECONDS = 1200
+ANYIO_TIMEOUT_SECONDS = 900
+ANYIO_TOOLS = ("pytest-mock", "trustme", "truststore", "psutil", "blockbuster")
+"""What anyio's tests need beside what ours do."""
+
 Stage = Callable[[], int]
 
 
@@ -30,6 +34,11 @@ def chain_stage(environment: Environment) -> Stage:
 def cpython_stage(environment: Environment) -> Stage:
     """CPython's own asyncio tests, bare against traced."""
     return lambda: environment.run(Path("tests/cpython/run.py"), timeout=CPYTHON_TIMEOUT_SECONDS)
+
+
+def anyio_stage(environment: Environment) -> Stage:
+    """Anyio's own tests, bare against traced; once, its backend is the same on every interpreter."""
+    return lambda: environment.run(Path("tests/anyio_suite/run.py"), timeout=ANYIO_TIMEOUT_SECONDS)
 
 
 def lint_stages(environment: Environment) -> dict[str, Stage]:

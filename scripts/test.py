@@ -24,10 +24,21 @@ from _lanes import Job, gathered, run_jobs, say
 from _places import cache_folder, only_run
 from _pythons import VERSIONS, Python, find_pythons
 from _report import Report, Result
-from _stages import Stage, chain_stage, cpython_stage, docs_stage, lint_stages, outcome, package_stage, pytest_stage
+from _stages import (
+    ANYIO_TOOLS,
+    Stage,
+    anyio_stage,
+    chain_stage,
+    cpython_stage,
+    docs_stage,
+    lint_stages,
+    outcome,
+    package_stage,
+    pytest_stage,
+)  # fmt: skip
 from backends import find_all
 
-KINDS = ("lint", "docs", "package", "chain", "pytest", "cpython")
+KINDS = ("lint", "docs", "package", "chain", "anyio", "pytest", "cpython")
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -90,6 +101,14 @@ def run_checks(report: Report, python: Python, kinds: Sequence[str]) -> None:
         run_chain(report, row, environment)
 
 
+def run_anyio(report: Report, python: Python) -> None:
+    """In an environment of its own, with what its tests need."""
+    row = f"CPython {python.full_version}"
+    environment = Environment(python, ["test"], tools=ANYIO_TOOLS)
+    if prepare(report, row, environment, "install anyio"):
+        run_stage(report, row, "anyio", anyio_stage(environment))
+
+
 def run_chain(report: Report, row: str, environment: Environment) -> None:
     """The tests skip what a missing backend makes impossible; here it is said."""
     _, missing = find_all()
@@ -122,11 +141,12 @@ def jobs(report: Report, options: argparse.Namespace) -> list[Job]:
         report.not_run.append(f"CPython {version}: {reason}")
     native = [python for python in pythons if python.native]
     found: list[Job] = []
-    if {"lint", "docs", "package", "chain"} & set(kinds):
-        if native:
-            found.append(partial(run_checks, report, native[-1], kinds))
-        else:
-            report.not_run.append("lint, docs, package and chain: no interpreter outside the Debian sid")
+    if {"lint", "docs", "package", "chain", "anyio"} & set(kinds) and not native:
+        report.not_run.append("lint, docs, package, chain and anyio: no interpreter outside the Debian sid")
+    elif {"lint", "docs", "package", "chain"} & set(kinds):
+        found.append(partial(run_checks, report, native[-1], kinds))
+    if "anyio" in kinds and native:
+        found.append(partial(run_anyio, report, native[-1]))
     if {"pytest", "cpython"} & set(kinds):
         found += [partial(run_tests, report, python, options, kinds) for python in pythons]
     return found
