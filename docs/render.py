@@ -18,6 +18,9 @@ RENDERED = HERE / "rendered"
 ATTEMPTS = 3
 """A machine that is busy with other things adds waits of its own."""
 
+VIEWED = {"service": ("--name", "cancel answer")}
+"""Of which programs single traces are looked at after the run, and how they are asked for."""
+
 HELP = {"help": [], "help-run": ["run"], "help-view": ["view"], "help-demo": ["demo"]}
 
 
@@ -39,6 +42,9 @@ def report(program: Path) -> str:
     """
     with tempfile.TemporaryDirectory() as folder:
         text = command("run", "-o", f"{folder}/spans.jsonl", program.name)
+        if (asked := VIEWED.get(program.stem)) is not None:
+            words = " ".join(f"'{word}'" if " " in word else word for word in asked)
+            text += f"\n$ otel-asyncio view {words} spans.jsonl\n" + command("view", *asked, f"{folder}/spans.jsonl")
     text = text.replace(f"{program.parent}{os.sep}", "")
     return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("otel-asyncio: "))
 
