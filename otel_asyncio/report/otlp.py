@@ -117,8 +117,11 @@ def _value(value: Mapping[str, Any]) -> Any:
 
 
 def spans_of_request(request: Mapping[str, Any]) -> Iterator[Span]:
-    """The spans of one export request. Raises what a request that is none raises."""
-    for under_resource in request.get("resourceSpans", ()):
+    """The spans of one export request, or of an answer of Jaeger's `/api/v3/traces`, which wraps the same in `result`.
+
+    Raises what a request that is none raises.
+    """
+    for under_resource in request.get("result", request).get("resourceSpans", ()):
         resource = _attributes(under_resource.get("resource", {}))
         service = clean(resource.get("service.name", ""))
         for under_scope in under_resource.get("scopeSpans", ()):

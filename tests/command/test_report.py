@@ -275,7 +275,9 @@ OTHERS = {
 
 
 def test_what_other_writers_write_is_read() -> None:
-    (span,) = spans_of_request({"resourceSpans": [{"scopeSpans": [{"spans": [OTHERS]}]}]})
+    request = {"resourceSpans": [{"scopeSpans": [{"spans": [OTHERS]}]}]}
+    (span,) = spans_of_request(request)
+    assert [each.name for each in spans_of_request({"result": request})] == [span.name]  # as Jaeger answers
     assert (span.trace_id, span.kind, span.duration, span.failed) == ("ab" * 16, "CLIENT", 2000, True)
     assert {key: span.attributes[key] for key in "acefg"} == {"a": 5, "c": {"d": True}, "e": [], "f": None, "g": None}
 
