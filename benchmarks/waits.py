@@ -81,13 +81,15 @@ def timed(program: Callable[[], Coroutine[Any, Any, float]], around: Any) -> flo
         return runner.run(program())
 
 
-def compared(program: Any, without: Any, with_it: Any, rounds: int) -> tuple[float, list[float], float]:
+def compared(
+    program: Any, without: Any, with_it: Any, rounds: int, timing: Any = timed
+) -> tuple[float, list[float], float]:
     """The middle of the seconds without, the quartiles of the ratios, and the middle of what is added."""
-    timed(program, without), timed(program, with_it)
+    timing(program, without), timing(program, with_it)
     before, ratios, added = [], [], []
     for number in range(rounds):
         pair = (without, with_it) if number % 2 else (with_it, without)
-        first, second = timed(program, pair[0]), timed(program, pair[1])
+        first, second = timing(program, pair[0]), timing(program, pair[1])
         bare, watched = (first, second) if number % 2 else (second, first)
         before.append(bare)
         ratios.append(watched / bare)
@@ -111,14 +113,15 @@ ROWS = (
 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def table(rows: Any, description: str | None) -> None:
+    """Measure and print; a row is a title, the arguments of `compared`, and how it is timed if not on a loop."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=21)
     rounds = parser.parse_args().rounds
     print("| | without | adds | ratio (middle half) |")
     print("| --- | --- | --- | --- |")
-    for title, program, without, with_it in ROWS:
-        before, (low, middle, high), added = compared(program, without, with_it, rounds)
+    for title, program, without, with_it, *timing in rows:
+        before, (low, middle, high), added = compared(program, without, with_it, rounds, *timing)
         print(
             f"| {title} | {before * 1e6:.2f} µs | {added * 1e6:+.2f} µs | {middle:.2f}× ({low:.2f} … {high:.2f}) |",
             flush=True,
@@ -126,4 +129,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    table(ROWS, __doc__)
