@@ -12,6 +12,7 @@ from otel_asyncio.observe import shutdown
 from otel_asyncio.observe.cancellation import CancelDetail
 from otel_asyncio.observe.cancelling import Cancellations
 from otel_asyncio.observe.code import creation_site
+from otel_asyncio.observe.eager import take_in_first_step
 from otel_asyncio.observe.executors import Executors
 from otel_asyncio.observe.loops import LoopState, nothing, nowhere
 from otel_asyncio.observe.looptime import probe
@@ -138,8 +139,7 @@ class Observation:
         if task is not None and record is None:
             record = state.admit_unknown(task, None, born=True)
             state.take(task, record)
-            if record.timed:
-                record.in_first_step()
+            take_in_first_step(record, state.running)
         return record if isinstance(record, TaskRecord) else None
 
     def adopt(self, loop: Any, task: Any, context: Context | None) -> Any:
@@ -150,8 +150,8 @@ class Observation:
         if record is None:
             record = state.admit_unknown(task, context, born=in_first_step)
         state.take(task, record)
-        if in_first_step and record.timed:
-            record.in_first_step()
+        if in_first_step:
+            take_in_first_step(record, state.running)
         return record
 
     def submitted(self, loop: Any, callback: Any) -> None:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.clock import SYSTEM_CLOCK
+from otel_asyncio.observe.eager import is_past_first_step, make_up_for_first_step
 from otel_asyncio.observe.records import NEVER
 from otel_asyncio.observe.stuck import Stuck
 from otel_asyncio.observe.suspects import Inquiry, is_suspended
@@ -118,7 +119,7 @@ class Scan(Watched):
         oldest: dict[Key, TaskRecord] = {}
         for record in tuple(self._state.alive):
             since = record.suspended
-            if since > horizon or not is_suspended(record):
+            if since > horizon or not (is_suspended(record) or is_past_first_step(record)):
                 continue
             seen = before.get(record.id)
             if seen is None or seen.since != since:
@@ -153,6 +154,7 @@ class Scan(Watched):
             self._guard.fail(error)
 
     def _look(self, record: TaskRecord, inquiry: Inquiry) -> None:
+        make_up_for_first_step(record)
         seen = self._seen.get(record.id)
         if seen is None or seen.since != record.suspended:
             return

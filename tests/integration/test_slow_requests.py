@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -94,8 +93,6 @@ def test_a_slow_dependency_is_a_wait_for_its_answer(answered: Any, app: str, loo
 
 @every_app
 def test_a_contended_lock_names_who_held_it_and_links_to_them(answered: Any, app: str, loop: str) -> None:
-    if (app, loop) == ("aiohttp", "uvloop") and sys.version_info >= (3, 14):
-        pytest.skip("needs Python 3.13 or older: the first wait of a handler that was started eagerly is not told yet")
     run = answered(app, loop)
     waits = [s for s in run.of("/lock", "await") if s["attributes"]["asyncio.await.target"] == "Lock.acquire"]
     assert len(waits) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from asyncio import create_task as imported_early
 from asyncio import ensure_future as ensured_early
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -18,8 +19,10 @@ from harness import (
     both_ways,
     eager_factory,
     needs_python,
+    parent_id,
     run_on,
     skip_where_bare_uvloop_cannot,
+    span_id,
 )
 
 import otel_asyncio
@@ -206,6 +209,52 @@ def test_an_eager_task_by_the_class_that_suspends_has_one_span(traced_run: Trace
     traced_run(main())
     seen = attributes(spans.task("child"))
     assert (seen["asyncio.task.kind"], seen["asyncio.task.outcome"]) == ("eager", "success")
+
+
+@needs_python(3, 12)
+def test_the_first_wait_of_an_eager_task_by_the_class_is_told(traced_run: TracedRun, spans: Spans) -> None:
+    """As of an aiohttp handler: the span it opens makes it known, within its first step."""
+
+    suspended: list[int] = []
+
+    async def handler() -> None:
+        with spans.tracer.start_as_current_span("request"):
+            time.sleep(0.3)  # noqa: ASYNC251 - its first step takes long
+            suspended.append(time.time_ns())
+            await asyncio.sleep(0.15)
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        await asyncio.Task(handler(), loop=loop, eager_start=True)
+
+    async def makes() -> None:
+        await asyncio.create_task(main())
+
+    traced_run(makes())
+    wait = next(span for span in spans.all() if span.name == "await asyncio.sleep")
+    assert parent_id(wait) == span_id(spans.named("request"))
+    assert wait.start_time is not None
+    assert abs(wait.start_time - suspended[0]) < 0.15e9, "it does not begin with the first step"
+    assert attributes(spans.task("handler"))["asyncio.task.busy_time"] > 0.25
+
+
+@needs_python(3, 12)
+def test_an_eager_task_by_the_class_that_hangs_in_its_first_wait_is_told(traced_run: TracedRun, spans: Spans) -> None:
+    async def handler() -> None:
+        with spans.tracer.start_as_current_span("request"):
+            await asyncio.get_running_loop().create_future()
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        task = asyncio.Task(handler(), loop=loop, eager_start=True)
+        deadline = loop.time() + 20
+        while "asyncio.stuck" not in spans.names() and loop.time() < deadline:
+            await asyncio.sleep(0.02)
+        task.cancel()
+        await asyncio.wait([task])
+
+    traced_run(main(), stuck_after=0.1)
+    assert "asyncio.stuck" in spans.names()
 
 
 @needs_python(3, 12)
