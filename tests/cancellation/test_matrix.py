@@ -15,8 +15,17 @@ from cancellation import ways
 from cancellation.ways import Way, line_of
 
 BY_NAME = {each.name: each for each in ways.ALL}
+
+
+def had_until(version: tuple[int, ...]) -> pytest.MarkDecorator:
+    """For what newer interpreters have no more."""
+    return pytest.mark.skipif(
+        sys.version_info >= version, reason="needs Python older than " + ".".join(map(str, version))
+    )
+
+
 every_way = pytest.mark.parametrize(
-    "name", [pytest.param(each.name, marks=needs_python(*each.needs)) for each in ways.ALL]
+    "name", [pytest.param(each.name, marks=[needs_python(*each.needs), had_until(each.before)]) for each in ways.ALL]
 )
 
 

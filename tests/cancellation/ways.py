@@ -28,6 +28,8 @@ class Way:
     canceller: str | None = "main"
     extra: dict[str, Any] = field(default_factory=dict)
     needs: tuple[int, ...] = (3, 11)
+    before: tuple[int, ...] = (4,)
+    """From this version of Python on it cannot be had."""
 
     @property
     def name(self) -> str:
@@ -312,7 +314,7 @@ async def before_the_first_step() -> Any:
     return await ended(task)
 
 
-@way("explicit", expected=True, needs=(3, 12))
+@way("explicit", expected=True, needs=(3, 12), before=(3, 14))  # then nobody tells of it until it wakes up
 async def one_that_was_started_eagerly() -> Any:
     task: Any = asyncio.Task(victim(), loop=asyncio.get_running_loop(), eager_start=True)
     task.cancel()  # by
