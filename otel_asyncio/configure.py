@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import atexit
+import logging
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ from otel_asyncio.instrumentor import AsyncioInstrumentor
 from otel_asyncio.settings import Settings
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -31,6 +33,17 @@ if TYPE_CHECKING:
 KEPT_IN_A_SESSION = 10_000
 TERMINATION_SECONDS = 2.0
 """So long the spans may take to leave when SIGTERM ends the process."""
+
+EXIT_SECONDS = 5.0
+"""So long the last spans and metrics may take to leave when the process exits. The SDK would try for up to 30 s."""
+
+_SAID_OTHERWISE = (
+    "OTEL_BSP_EXPORT_TIMEOUT",
+    "OTEL_EXPORTER_OTLP_TIMEOUT",
+    "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+    "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT",
+)
+logger = logging.getLogger("otel_asyncio")
 
 
 class Telemetry:
@@ -63,19 +76,22 @@ class Telemetry:
         time and nothing else.
         """
         provider = self.tracer_provider
-        if provider is None:
-            return True
-        done = _thread.allocate_lock()
-        done.acquire()
+        return provider is None or _within(seconds, lambda: provider.force_flush(int(seconds * 1000)))
 
-        def work() -> None:
-            try:
-                provider.force_flush(int(seconds * 1000))
-            finally:
-                done.release()
 
-        _thread.start_new_thread(work, ())
-        return done.acquire(timeout=seconds)
+def _within(seconds: float, work: Callable[[], object]) -> bool:
+    """Have another thread do the work, and wait for that so long; whether it was done."""
+    done = _thread.allocate_lock()
+    done.acquire()
+
+    def do() -> None:
+        try:
+            work()
+        finally:
+            done.release()
+
+    _thread.start_new_thread(do, ())
+    return done.acquire(timeout=seconds)
 
 
 _telemetry: Telemetry | None = None
@@ -90,7 +106,8 @@ def configure(
 ) -> Telemetry:
     """Set OpenTelemetry up by the standard `OTEL_*` variables and trace asyncio: all that a program needs.
 
-    Spans go out in batches, the rest when the process exits, and when SIGTERM ends it. A program that has a tracer
+    Spans go out in batches, the rest when the process exits, and when SIGTERM ends it. Where nobody takes them, the
+    exit waits for 5 s, or with `OTEL_EXPORTER_OTLP_TIMEOUT` set as long as the SDK does. A program that has a tracer
     provider already wants `AsyncioInstrumentor().instrument()` instead. A second call changes nothing.
 
     Args:
@@ -117,6 +134,7 @@ def configure(
         _telemetry = Telemetry(None, None)
         return _telemetry
     interactive = hasattr(sys, "ps1")
+    patience = None if exporters is not None or any(map(os.environ.get, _SAID_OTHERWISE)) else EXIT_SECONDS
     if exporters is None:
         exporters = (
             [] if interactive and not wanted.named else [(_load("traces", name)(), {}) for name in wanted.traces]
@@ -124,7 +142,8 @@ def configure(
     kept = _room(keep_spans, interactive=interactive)
     resource = _resource(service_name)
     _telemetry = Telemetry(_tracer_provider(resource, exporters, kept), kept)
-    _set_up_metrics(resource, wanted)
+    meters = _meter_provider(resource, wanted)
+    atexit.register(_shut_down, [each for each in (_telemetry.tracer_provider, meters) if each is not None], patience)
     AsyncioInstrumentor().instrument(settings=settings)
     _flush_at_termination(_telemetry)
     return _telemetry
@@ -184,7 +203,6 @@ def _tracer_provider(
 
     # The sampler and the limits are the environment's.
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    atexit.register(_shut_down, provider)
     for exporter, options in exporters:
         provider.add_span_processor(BatchSpanProcessor(exporter, **options))
     if kept is not None:
@@ -195,15 +213,32 @@ def _tracer_provider(
     return provider
 
 
-def _shut_down(provider: TracerProvider) -> None:
-    """Send the last spans; an impatient Ctrl-C gives them up, and is no error of the program."""
+def _shut_down(providers: Sequence[TracerProvider | MeterProvider], patience: float | None) -> None:
+    """Send what is left; an impatient Ctrl-C gives it up, and is no error of the program."""
+
+    def shut_down() -> None:
+        for provider in providers:
+            provider.shutdown()
+
     with suppress(KeyboardInterrupt):
-        provider.shutdown()
+        if patience is None or not _may_start_threads():
+            shut_down()
+        elif not _within(patience, shut_down):
+            logger.warning(
+                "otel_asyncio: nobody took the last spans within %g s: given up. "
+                "With OTEL_EXPORTER_OTLP_TIMEOUT set, the SDK decides how long",
+                patience,
+            )
 
 
-def _set_up_metrics(resource: Resource, wanted: Exports) -> None:
+def _may_start_threads() -> bool:
+    """Whether a thread can be started when the interpreter exits: 3.12.0 and 3.12.1 refuse it (gh-113964)."""
+    return not (3, 12) <= sys.version_info < (3, 12, 2)
+
+
+def _meter_provider(resource: Resource, wanted: Exports) -> MeterProvider | None:
     if not wanted.metrics:
-        return
+        return None
     from opentelemetry.sdk.metrics import MeterProvider  # noqa: PLC0415
     from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader  # noqa: PLC0415
 
@@ -211,7 +246,9 @@ def _set_up_metrics(resource: Resource, wanted: Exports) -> None:
     for name in wanted.metrics:
         made = _load("metrics", name)()
         readers.append(made if isinstance(made, MetricReader) else PeriodicExportingMetricReader(made))
-    metrics.set_meter_provider(MeterProvider(metric_readers=readers, resource=resource))
+    provider = MeterProvider(metric_readers=readers, resource=resource, shutdown_on_exit=False)
+    metrics.set_meter_provider(provider)
+    return provider
 
 
 def _load(signal_name: str, name: str) -> Callable[[], Any]:

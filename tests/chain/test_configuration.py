@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from otel_asyncio.observe.problems import ProblemKind
 
-from .components import SHIPPED, Collector, output_of
+from .components import ROOT, SHIPPED, Collector, output_of
 from .conftest import component
 from .jaeger import Jaeger
 
@@ -96,3 +97,61 @@ def test_the_dashboard_asks_for_series_that_rules_or_readme_know() -> None:
         for name in re.findall(r"\b((?:asyncio|otel\w*)_\w+?)(?:_bucket|_count|_sum)?(?=[{\[])", target["expr"])
     }
     assert [name for name in sorted(asked) if name not in ALERTS + readme] == []
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    yaml = pytest.importorskip("yaml")
+    found: dict[str, Any] = yaml.safe_load((SHIPPED / "compose.yaml").read_text())
+    return found
+
+
+def mounts(service: dict[str, Any]) -> list[list[str]]:
+    """Source, target and mode of each."""
+    return [each.split(":") for each in service.get("volumes", ())]
+
+
+def test_compose_mounts_files_that_there_are_and_volumes_that_it_names(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        for source, target, *_ in mounts(service):
+            assert target.startswith("/")
+            assert (SHIPPED / source).is_file() if source.startswith("./") else source in compose["volumes"]
+
+
+def test_compose_mounts_files_read_only_and_gives_nothing_away(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        assert all(mode == ["ro"] for source, _, *mode in mounts(service) if source.startswith("./"))
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert "ports" not in service  # the host's network: what listens says where in its own file
+
+
+def test_compose_starts_each_program_with_the_file_that_it_mounts(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        for named in [word.rpartition("=")[2] for word in service.get("command", ()) if word.endswith(".yaml")]:
+            assert named in [target for _, target, *_ in mounts(service)]
+
+
+def test_compose_has_the_versions_that_are_tested(compose: dict[str, Any]) -> None:
+    images = {name: service["image"].partition(":")[2] for name, service in compose["services"].items()}
+    builder = (SHIPPED / "builder.yaml").read_text()
+    assert f"\n  version: {images['collector']}\n" in builder
+    assert f'"v{images["jaeger"]}"' in (ROOT / "scripts" / "_from_go.py").read_text()
+    assert "latest" not in images.values()
+
+
+@pytest.mark.parametrize(
+    ("sender", "address", "receiver"),
+    (
+        ("collector.yaml", "OTELCOL_BACKEND:-127.0.0.1:14317", "jaeger.yaml"),
+        ("prometheus.yaml", "127.0.0.1:8889", "collector.yaml"),
+        ("prometheus.yaml", "127.0.0.1:8888", "collector.yaml"),
+        ("prometheus.yaml", "127.0.0.1:9093", "compose.yaml"),
+        ("compose.yaml", "127.0.0.1:16686", "jaeger.yaml"),
+        ("compose.yaml", "127.0.0.1:9090", "compose.yaml"),
+    ),
+)
+def test_who_sends_and_who_listens_name_the_same_port(sender: str, address: str, receiver: str) -> None:
+    port = address.rpartition(":")[2]
+    assert address in (SHIPPED / sender).read_text()
+    assert re.search(rf"(:-?|port: .*:-){port}\b", (SHIPPED / receiver).read_text())

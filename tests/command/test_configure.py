@@ -123,6 +123,27 @@ threading.Event().wait(60)
     assert ended.status == -signal.SIGTERM
 
 
+IMPATIENT = "sys.modules['otel_asyncio.configure'].EXIT_SECONDS = 0.2\notel_asyncio.configure(); asyncio.run(main())"
+DEAD = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_METRICS_EXPORTER": "otlp"}
+
+
+@pytest.mark.skipif(
+    (3, 12) <= sys.version_info < (3, 12, 2),
+    reason="needs Python 3.12.2, or 3.11: a thread that is started at the exit",
+)
+@pytest.mark.parametrize("protocol", ("grpc", "http/protobuf"))
+def test_the_exit_does_not_wait_long_for_a_collector_that_is_not_there(tmp_path: Path, protocol: str) -> None:
+    ended = run(tmp_path, IMPATIENT, OTEL_EXPORTER_OTLP_PROTOCOL=protocol, **DEAD)
+    assert ended.status == 0
+    assert "given up" in ended.err
+
+
+def test_the_exit_waits_as_the_sdk_does_where_a_time_out_is_set(tmp_path: Path) -> None:
+    ended = run(tmp_path, IMPATIENT, OTEL_EXPORTER_OTLP_TIMEOUT="1", **DEAD)
+    assert ended.status == 0
+    assert "given up" not in ended.err
+
+
 @pytest.mark.parametrize(
     "body",
     (
