@@ -127,10 +127,10 @@ class Burst:
                 observation = state.observation
                 observation.ending.run(observation.sink.burst, self)
 
-    def whole(self, record: Any, task: Any) -> Cancellation:
-        """What one of them would have had, had it not been one of so many."""
+    def whole(self, record: Any, task: Any, ran: bool = False) -> Cancellation:
+        """What one of them would have had, had it not been one of so many. `ran`: it has, since it was asked."""
         cancellation = Cancellation(self.first, record.asked if record.timed else self._now(), record.steps)
-        if task is not None and asyncio.current_task(task.get_loop()) is task:
+        if ran or (task is not None and asyncio.current_task(task.get_loop()) is task):
             cancellation.advance(Stage.RAISED)
         return cancellation
 

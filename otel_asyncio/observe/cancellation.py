@@ -166,6 +166,7 @@ class Cancellation:
         "parent",
         "requested",
         "requests",
+        "seen",
         "settled",
         "stage",
         "steps",
@@ -184,6 +185,8 @@ class Cancellation:
         """How many steps the task had run when it was asked for."""
         self.waited = 0
         """How long the task has waited since it was last seen to deal with the CancelledError."""
+        self.seen = 0
+        """Since when it was suspended when somebody looked from outside."""
         self.hit: Chain | None = None
         self.parent: Any = None
         """The span of the program that was open in the task at the request; None: the task's own was the innermost."""

@@ -25,7 +25,6 @@ from otel_asyncio.observe.storms import Storms
 if TYPE_CHECKING:
     from otel_asyncio.observe.loops import LoopState
     from otel_asyncio.observe.observation import Observation
-    from otel_asyncio.observe.records import Site
 
 
 _TELLS_CONTEXT = hasattr(asyncio.Task, "get_context")  # 3.12; else it is looked at when the task runs
@@ -39,7 +38,7 @@ class Cancellations:
         self._now = observation.clock.monotonic_ns
         self._depth, self._limit, self._messages = detail
         self.guard = Guard("cancellation")
-        self._handlers = HandlerWatch()
+        self.handlers = HandlerWatch()
         self._storms = Storms()
         self.origins = Origins(ASYNCIO_RULES)
         self.scopes = set(SCOPES)
@@ -126,24 +125,19 @@ class Cancellations:
         record.step = self._counted_step
         return record
 
-    def _whole(self, task: Any, record: Any) -> tuple[Any, Cancellation | None]:
+    def _whole(self, task: Any, record: Any, *ran: bool) -> tuple[Any, Cancellation | None]:
         """The record of a task and what is asked of it, on its own if it was one of a burst."""
         cancellation = record.cancellation
         if type(cancellation) is Burst:
-            whole = cancellation.whole(record, task)
+            whole = cancellation.whole(record, task, *ran)
             record = self.watch(task, record if record.timed else self._observation.unrecorded, self._now())
             record.cancellation = cancellation = whole
         return record, cancellation
 
     def goes_on(self, task: Any) -> None:
         """One of a burst has run, and has not ended."""
-        self.guard.run(self._went_on, task)
+        self.guard.run(self._whole, task, task._otel_asyncio, True)
         self.suspends(task._otel_asyncio, task, looking=False)
-
-    def _went_on(self, task: Any) -> None:
-        _, cancellation = self._whole(task, task._otel_asyncio)
-        if cancellation is not None and cancellation.stage is Stage.REQUESTED:
-            cancellation.advance(Stage.RAISED)
 
     def _describe(self, cancellation: Cancellation, task: Any, record: Any, request: Request, frame: Any) -> None:
         sink = self._observation.sink
@@ -156,10 +150,6 @@ class Cancellations:
             cancellation.hit = walk(task, self._depth)
         if _TELLS_CONTEXT:
             cancellation.parent = sink.open_span(record, task.get_context())
-
-    def handler(self) -> Site | None:
-        """The last handler that a CancelledError has reached in the step that runs."""
-        return self._handlers.seen()
 
     def _runs_on(self, cancellation: Cancellation, record: Any, task: Any) -> bool:
         """Whether the task has swallowed its CancelledError: it waits for something, and deals with it no more."""
@@ -212,7 +202,7 @@ class Cancellations:
                     cancellation.parent = self._observation.sink.open_span(record, None)
             if not first or (record.timed and record.steps > cancellation.steps):
                 self._judge(record, task, cancellation, self._now())
-            return record.cancellation is not None and not cancellation.brief and self._handlers.arm()
+            return record.cancellation is not None and not cancellation.brief and self.handlers.arm()
         except Exception as failure:  # noqa: BLE001 - the border of the package
             self.guard.fail(failure)
             return False
@@ -226,9 +216,19 @@ class Cancellations:
         elif not any(each.scope for each in cancellation.requests):
             self._settle(record, task, cancellation, Fate.SUPPRESSED)
 
+    def waits_on(self, record: Any) -> None:
+        """Look again at a suspended task: it may have swallowed what was asked of it, and wait for ever."""
+        cancellation, task, now = record.cancellation, record.task and record.task(), self._now()
+        if type(cancellation) is not Cancellation or cancellation.stage is not Stage.RAISED or task is None:
+            return
+        if cancellation.seen != record.suspended:  # twice, so that a loop that stood still has come to itself
+            cancellation.seen = record.suspended
+        elif now - record.suspended >= self._limit:
+            self._judge(record, task, cancellation, now)
+
     def suspends(self, record: Any, task: Any, looking: bool) -> None:
         """A task that is being cancelled, or was until just now, has run."""
-        handler = self._handlers.disarm() if looking else None
+        handler = self.handlers.disarm() if looking else None
         if self.guard.failed or task.done():
             return
         try:
@@ -238,12 +238,9 @@ class Cancellations:
                 record.cancellation.handler = handler
             waiting = self._observation.timeouts.suspends(record)
             if record.cancellation is None and not waiting:
-                self._let_go(record)
+                record.step = self._observation.step if record.timed else self._observation.unrecorded.step
         except Exception as failure:  # noqa: BLE001 - the border of the package
             self.guard.fail(failure)
-
-    def _let_go(self, record: Any) -> None:
-        record.step = self._observation.step if record.timed else self._observation.unrecorded.step
 
     def ended(self, record: Any, task: Any, future: Any) -> None:
         """The last step of a task is over that was cancelled, or was to be."""
@@ -295,5 +292,4 @@ class Cancellations:
             cancellation.release()
 
     def _count(self, record: Any, task: Any, request: Request, fate: Fate, *, expected: bool) -> None:
-        state = state_of(record, task)
-        state.shard.cancellations[request.root.origin, fate, expected] += 1
+        state_of(record, task).shard.cancellations[request.root.origin, fate, expected] += 1

@@ -108,10 +108,19 @@ class Scan(Watched):
             return
         now = self._state.now()
         suspects = self._suspects(now)
-        if suspects:
-            self._asking = True
-            with suppress(RuntimeError):  # it has been closed
+        cancelled = [each for each in tuple(self._state.alive) if each.cancellation is not None]
+        with suppress(RuntimeError):  # it has been closed
+            if cancelled:
+                loop.call_soon_threadsafe(self._look_at_cancelled, cancelled, context=contextvars.Context())
+            if suspects:
+                self._asking = True
                 loop.call_soon_threadsafe(self._ask, suspects, now, context=contextvars.Context())
+
+    def _look_at_cancelled(self, records: list[TaskRecord]) -> None:
+        """Whether a task that was cancelled waits on. In the loop's thread."""
+        for record in records:
+            if self._active and record.outcome is None and is_suspended(record):
+                self._guard.run(self._state.observation.cancellations.waits_on, record)
 
     def _suspects(self, now: int) -> list[TaskRecord]:
         before, self._seen = self._seen, {}

@@ -118,7 +118,7 @@ class Timeouts:
         expiry.left = self._now()
         error = frame.f_locals.get("exc_type")
         if error is None:
-            expiry.handler = self._observation.cancellations.handler()
+            expiry.handler = self._observation.cancellations.handlers.seen()
             self._decide(expiry, TimeoutOutcome.ABSORBED)
         elif self._becomes_an_error(expiry, frame, error, remaining):
             self._raising(expiry, owner_of(frame.f_back))
