@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from command import started
 from integration.otlp import named
-from integration.receivers import DatadogTestAgent, ReceiverProcess, free_ports, until
+from integration.receivers import ReceiverProcess, free_ports, until
 
 from .components import PATIENCE
-from .conftest import address
+from .jaeger import Jaeger
 
 PROGRAM = """
 import asyncio, otel_asyncio
@@ -46,9 +46,9 @@ class Secured:
     grpc: int
     http: int
     folder: Path
-    store: DatadogTestAgent
+    jaeger: Jaeger
 
-    def variables(self, protocol: str) -> dict[str, str]:
+    def variables(self, protocol: str, service: str) -> dict[str, str]:
         return {
             "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"https://127.0.0.1:{self.grpc if protocol == 'grpc' else self.http}",
@@ -57,6 +57,7 @@ class Secured:
             "OTEL_EXPORTER_OTLP_CLIENT_KEY": str(self.folder / "client.key"),
             "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": str(self.folder / "client.pem"),
             "OTEL_METRICS_EXPORTER": "none",
+            "OTEL_SERVICE_NAME": service,
             **dict.fromkeys(("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"), ""),  # of whoever runs the tests
         }
 
@@ -78,16 +79,16 @@ def certify(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def secured(otelcol: Path, store: DatadogTestAgent, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+def secured(otelcol: Path, jaeger: Jaeger, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     folder = tmp_path_factory.mktemp("tls")
     certify(folder)
     grpc, http = free_ports(2)
-    (folder / "tls.yaml").write_text(CONFIG.format(grpc=grpc, http=http, folder=folder, store=address(store)))
+    (folder / "tls.yaml").write_text(CONFIG.format(grpc=grpc, http=http, folder=folder, store=jaeger.address))
     process = ReceiverProcess(
         [str(otelcol), "--config", str(folder / "tls.yaml")], [grpc, http], folder / "otelcol.log", {}
     )
     process.wait_until_ready()
-    yield Secured(grpc, http, folder, store)
+    yield Secured(grpc, http, folder, jaeger)
     process.stop()
 
 
@@ -95,10 +96,9 @@ def secured(otelcol: Path, store: DatadogTestAgent, tmp_path_factory: pytest.Tem
 def export(secured: Secured, tmp_path: Path) -> Callable[..., started.Ended]:
     """Run the program; `changes` take the place of variables, an empty one counts as unset."""
 
-    def run(protocol: str, **changes: str) -> started.Ended:
-        variables = secured.variables(protocol) | changes
+    def run(protocol: str, service: str, **changes: str) -> started.Ended:
+        variables = secured.variables(protocol, service) | changes
         (tmp_path / "secured.py").write_text(PROGRAM)
-        secured.store.clear()
         return started.run(sys.executable, "secured.py", folder=tmp_path, **variables)
 
     return run
@@ -108,9 +108,14 @@ def export(secured: Secured, tmp_path: Path) -> Callable[..., started.Ended]:
 def test_spans_arrive_over_tls_from_a_client_that_is_vouched_for(
     secured: Secured, export: Callable[..., started.Ended], protocol: str
 ) -> None:
-    ended = export(protocol)
+    service = f"vouched-for-{protocol[:4]}"
+    ended = export(protocol, service)
     assert (ended.status, ended.err) == (0, "")
-    until(lambda: len(named(secured.store.spans(), "task fetch")) == 1, PATIENCE, "the span behind the collector")
+    until(
+        lambda: len(named(secured.jaeger.spans_of(service), "task fetch")) == 1,
+        PATIENCE,
+        "the span behind the collector",
+    )
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
@@ -119,7 +124,8 @@ def test_without_a_certificate_nothing_arrives_and_the_program_is_unharmed(
 ) -> None:
     """It says so on its log, and ends in time."""
     without = {"OTEL_EXPORTER_OTLP_CLIENT_KEY": "", "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": ""}
-    ended = export(protocol, **without, OTEL_EXPORTER_OTLP_TIMEOUT="2")
+    service = f"unknown-{protocol[:4]}"
+    ended = export(protocol, service, **without, OTEL_EXPORTER_OTLP_TIMEOUT="2")
     assert ended.status == 0
     assert "opentelemetry" in ended.err or "Transient error" in ended.err or "Failed to export" in ended.err, ended.err
-    assert named(secured.store.spans(), "task fetch") == []
+    assert named(secured.jaeger.spans_of(service), "task fetch") == []
