@@ -1,6 +1,8 @@
 """What it costs to be ready for a slow wait: ratios per fast await, per lock acquired, per piece of work in a thread.
 
-    python benchmarks/waits.py [--rounds N]
+Then what the watchdog costs: of a core, where the loop is idle and where it is busy, and for a scan of very many tasks.
+
+    python benchmarks/waits.py [--rounds N] [--seconds S]
 
 In one process, rounds with and without taking turns, so that what the machine does hits both; the middle of the ratios
 of neighbours is told, with the middle half. Needs this project in the environment.
@@ -21,6 +23,7 @@ from typing import Any
 from opentelemetry.sdk.trace import TracerProvider
 
 import otel_asyncio
+from otel_asyncio.observe.watchdog import the_watchdog
 
 AWAITS, LOCKS, CALLS = 20_000, 20_000, 500
 Round = Callable[[], float]
@@ -97,6 +100,60 @@ def compared(
     return statistics.median(before), statistics.quantiles(ratios, n=4), statistics.median(added)
 
 
+async def watchdogs_share(busy: int, seconds: float) -> float:
+    """The processor time of the watchdog's thread as a share of the time that passes."""
+
+    async def works() -> None:
+        while True:
+            ends = time.perf_counter() + 0.002
+            while time.perf_counter() < ends:
+                pass
+            await asyncio.sleep(0.001)
+
+    tasks = [asyncio.create_task(works()) for _ in range(busy)]
+    await asyncio.sleep(1)
+    before, start = the_watchdog().cpu_time, time.perf_counter()
+    await asyncio.sleep(seconds)
+    share = (the_watchdog().cpu_time - before) / 1e9 / (time.perf_counter() - start)
+    for task in tasks:
+        task.cancel()
+    return share
+
+
+async def scan_of(number: int) -> float:
+    """Seconds for a scan of so many tasks that wait for long and have been looked into before: the usual case."""
+    instrumentor = otel_asyncio.AsyncioInstrumentor()
+    tasks = [asyncio.create_task(asyncio.Event().wait()) for _ in range(number)]
+    await asyncio.sleep(0.1)
+    (scan,) = instrumentor.observation.hanging.scans
+    scan._active = False  # the watchdog's thread leaves it alone
+    later = scan._state.now() + 7200 * 10**9
+    scan._suspects(later)
+    for seen in scan._seen.values():
+        seen.next = 2 * later
+    took = []
+    for _ in range(20):
+        start = time.perf_counter()
+        scan._suspects(later)
+        took.append(time.perf_counter() - start)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    return statistics.median(took)
+
+
+def watchdog(seconds: float) -> None:
+    """Its rows."""
+    print("\n| the watchdog | |\n| --- | --- |")
+    for title, busy in (("the loop is idle", 0), ("the loop is busy, in steps of 2 ms", 2)):
+        with traced():
+            share = asyncio.run(watchdogs_share(busy, seconds))
+        print(f"| {title} | {share:.3%} of a core |", flush=True)
+    with traced(stuck_after=3600):
+        few, many = asyncio.run(scan_of(100)), asyncio.run(scan_of(10_000))
+    print(f"| a scan of 10,000 waiting tasks, once in 2.5 s | {many * 1e3:.2f} ms, {many / few:.0f}× one of 100 |")
+
+
 def bare() -> Any:
     return nullcontext()
 
@@ -117,7 +174,9 @@ def table(rows: Any, description: str | None) -> None:
     """Measure and print; a row is a title, the arguments of `compared`, and how it is timed if not on a loop."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=21)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--seconds", type=float, default=30, help="for each look at the watchdog's thread")
+    options = parser.parse_args()
+    rounds = options.rounds
     print("| | without | adds | ratio (middle half) |")
     print("| --- | --- | --- | --- |")
     for title, program, without, with_it, *timing in rows:
@@ -126,6 +185,7 @@ def table(rows: Any, description: str | None) -> None:
             f"| {title} | {before * 1e6:.2f} µs | {added * 1e6:+.2f} µs | {middle:.2f}× ({low:.2f} … {high:.2f}) |",
             flush=True,
         )
+    watchdog(options.seconds)
 
 
 if __name__ == "__main__":
