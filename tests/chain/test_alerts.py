@@ -84,4 +84,4 @@ def test_how_long_a_loop_was_blocked_is_there_to_see(chain: Chain, at_once: dict
     held = 'asyncio_eventloop_block_duration_seconds_{}{{job="does-blocked", asyncio_eventloop_measurement="exact"}}'
     until(lambda: chain.prometheus.value(held.format("count")) > 0, DEADLINE, "a block")
     mean = chain.prometheus.value(f"{held.format('sum')} / {held.format('count')}")
-    assert 0.4 <= mean < 2
+    assert 0.4 <= mean < 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -70,7 +71,13 @@ def test_every_span_is_handed_over_queued_or_counted_as_dropped(felt: dict[str, 
     assert made - 2 * 2048 <= known <= made + 1  # the rest is in the queues; one is the main task's
 
 
-def test_after_an_outage_everything_goes_on(collect: Callable[..., Collector], jaeger: Jaeger) -> None:
+OUTAGE = float(os.environ.get("OTEL_ASYNCIO_OUTAGE", "3"))
+"""Seconds."""
+
+
+def test_after_an_outage_everything_goes_on(
+    collect: Callable[..., Collector], jaeger: Jaeger, capsys: pytest.CaptureFixture[str]
+) -> None:
     everything = {"OTELCOL_DECISION_WAIT": "1s", "OTELCOL_SAMPLING_PERCENTAGE": "100"}
     collector = collect("collector.yaml", OTELCOL_BACKEND=jaeger.address, **everything)
     collector.kill()
@@ -79,14 +86,17 @@ def test_after_an_outage_everything_goes_on(collect: Callable[..., Collector], j
         collector.run()  # it was down at the program's start
         until(lambda: accepted(collector) > 50, PATIENCE, "spans after the start")
         collector.kill()
-        time.sleep(3)  # an outage is a time in which nothing happens
+        time.sleep(OUTAGE)  # an outage is a time in which nothing happens
         collector.run()
         back = time.time_ns()
-        until(lambda: len(made_after(back, jaeger)) > 50, PATIENCE, "spans made after the outage")
+        until(lambda: len(made_after(back, jaeger)) > 50, PATIENCE + OUTAGE, "spans made after the outage")
         did = running.end()
     collector.wait_until_done()
     assert total(collector, "asyncio_task_started_total") == did["started"]
-    assert len(jaeger.spans_of("outage")) <= 3 * did["requests"]
+    arrived, made = len(jaeger.spans_of("outage")), 3 * did["requests"]
+    with capsys.disabled():
+        print(f"\nan outage of {OUTAGE:g} s: {made - arrived} of {made} spans lost, of no task the count")
+    assert arrived <= made
 
 
 def made_after(moment: int, jaeger: Jaeger) -> list[Span]:
