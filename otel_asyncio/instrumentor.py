@@ -25,6 +25,7 @@ from otel_asyncio.observe.awaits import Waits
 from otel_asyncio.observe.cancellation import CancelDetail, is_told_otherwise
 from otel_asyncio.observe.clock import SYSTEM_CLOCK, Clock
 from otel_asyncio.observe.counters import Counters
+from otel_asyncio.observe.deadlines import ends_a_wait_for
 from otel_asyncio.observe.hanging import Hanging
 from otel_asyncio.observe.install import install_on_classes, install_on_loop
 from otel_asyncio.observe.loops import nothing
@@ -90,7 +91,7 @@ def wire(
             least=limits.wait,
             history=None if observation.hanging is None else observation.hanging.history,
         )
-        observation.waits.is_told_otherwise = is_told_otherwise
+        observation.waits.is_told_otherwise = lambda record: is_told_otherwise(record) or ends_a_wait_for(record)
     tracing.running = observation.running_record
     if limits.step < NEVER:
         observation.watching = Watching(

@@ -18,9 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.anyio_scopes import BACKEND
 from otel_asyncio.observe.chain import TASKS, follow
+from otel_asyncio.observe.scopes import WAIT_FOR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from otel_asyncio.observe.records import TaskRecord
 
 _MOST = 256  # so many awaiters are asked; a chain of more that hangs is none of those that run in production
 _GATHERED = "gather.<locals>._done_callback"
@@ -46,6 +49,23 @@ def will_end(task: Any, now: float) -> bool:
             return True
         waiting += _awaiters(item)
     return False
+
+
+def ends_a_wait_for(record: TaskRecord) -> bool:
+    """Whether what woke a task is the timer of a `wait_for` that it is in, before 3.12; since then that is a `Timeout`.
+
+    The timer has set the future that the task waits on, and what it waits for is still not done.
+    """
+    task: Any = record.task() if record.task is not None else None
+    if sys.version_info >= (3, 12) or task is None:
+        return False
+    return any(_has_expired(link) for link in follow(task) if getattr(link, "cr_code", None) is WAIT_FOR)
+
+
+def _has_expired(waiting: Any) -> bool:
+    futures = [item for item in gc.get_referents(waiting) if asyncio.isfuture(item)]
+    woken = any(future.done() and not future.cancelled() for future in futures)
+    return woken and not all(future.done() for future in futures)
 
 
 def _deadline_of(task: Any) -> float:

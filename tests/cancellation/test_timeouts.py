@@ -423,3 +423,21 @@ def test_a_timeout_is_one_warning_with_the_owners_line(traced_run: TracedRun, ca
     said = [each.getMessage() for each in caplog.records if each.name == "otel_asyncio.problem"]
     (line,) = [each for each in said if each.startswith("timeout:")]  # the collector may find what others left
     assert f"{__file__}:{line_of('owner', raised)}" in line
+
+
+@pytest.mark.parametrize(
+    "program", [raised_by_wait_for, raised_by_wait_for_of_a_future, raised, raised_by_async_timeout]
+)
+def test_no_await_span_doubles_the_timeout_span(traced_run: TracedRun, spans: Spans, program: Any) -> None:
+    traced_run(program(), await_threshold=0.005)
+    assert [span.name for span in spans.all() if span.name.startswith("await ")] == []
+    assert len(timeouts(spans)) == 1
+
+
+def test_a_wait_for_that_is_in_time_is_an_await_span(traced_run: TracedRun, spans: Spans) -> None:
+    async def main() -> None:
+        await asyncio.wait_for(asyncio.sleep(0.02), 10)
+
+    traced_run(main(), await_threshold=0.005)
+    assert any(span.name.startswith("await ") for span in spans.all())
+    assert timeouts(spans) == []
