@@ -31,10 +31,11 @@ _MOST_BURSTS = 100
 class CancelSpans:
     """Makes the spans of cancellations."""
 
-    def __init__(self, intervals: Intervals, problems: ProblemReporter, counters: Counters) -> None:
+    def __init__(self, intervals: Intervals, problems: ProblemReporter, counters: Counters, *, wants_all: bool) -> None:
         self._intervals = intervals
         self._problems = problems
         self._counters = counters
+        self._wants_all = wants_all
         self._omitted: dict[Any, list[Any]] = {}
         """Of each origin and line that asked: how many were omitted, and the last one."""
 
@@ -100,7 +101,7 @@ class CancelSpans:
             record.wall_at(cancellation.requested),
             record.wall_at(cancellation.settled),
             attributes,
-            _links(record, cancellation),
+            _links(record, cancellation, wants_all=self._wants_all),
             "the task ran on" if suppressed else None,
         )
         return ids, attributes
@@ -184,23 +185,27 @@ def _who(cancellation: Cancellation) -> dict[str, Any]:
     return attributes
 
 
-def _links(victim: Any, cancellation: Cancellation) -> list[Link]:
+def _links(victim: Any, cancellation: Cancellation, *, wants_all: bool) -> list[Link]:
     request: Request = cancellation.first
     links = []
     root = request.root
     for record, kind in ((root.by, names.LINK_CANCELLER), (root.failure, names.LINK_SIBLING_FAILURE)):
-        if record is not victim and (ids := _ids(record, root.open_span)) is not None:
+        if record is not victim and (ids := _ids(record, root.open_span, wants_all=wants_all)) is not None:
             links.append(link_to(ids, kind))
-    if not links and request.by is not victim and (ids := _ids(request.by, None)) is not None:
+    if not links and request.by is not victim and (ids := _ids(request.by, None, wants_all=wants_all)) is not None:
         links.append(link_to(ids, names.LINK_AWAITED if request.via is Via.AWAITED else names.LINK_CANCELLER))
     return links
 
 
-def _ids(record: Any, open_span: Any) -> Any:
-    """What to link to: the task's span; that of the request that has its facts; nothing where that may yet come."""
+def _ids(record: Any, open_span: Any, *, wants_all: bool) -> Any:
+    """What to link to: the task's span, or that of the request that has its facts.
+
+    A root task that might yet leave its facts to a request gets its span now, where every task is to have one; a
+    connection does not cancel anybody before its first request comes.
+    """
     own = record.span if record is not None else None
     if own is None or isinstance(own, SpanContext):
         return own
     if own.yielded:
         return open_span
-    return own if own.is_certain else None
+    return own if own.is_certain or (wants_all and own.get_span_context().is_valid) else None

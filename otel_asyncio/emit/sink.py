@@ -50,7 +50,7 @@ class SpanSink:
         self._wants_all = policy.wants_all
         self._awaits = AwaitSpans(Intervals(tracing), counters, self.innermost, wants_all=policy.wants_all)
         intervals = Intervals(tracing)
-        self._cancels = CancelSpans(intervals, problems, counters)
+        self._cancels = CancelSpans(intervals, problems, counters, wants_all=policy.wants_all)
         self._timeouts = TimeoutSpans(intervals, problems, counters)
         self.shut_down = ShutdownSpans(intervals).emit
         self._executors = ExecutorSpans(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import inspect
 import sys
 from collections.abc import Callable
@@ -178,3 +180,23 @@ def test_tools_of_others_are_not_disturbed(traced_run: TracedRun, spans: Spans, 
             monitoring.free_tool_id(tool)
     (span,) = cancels(spans)
     assert ("asyncio.cancel.suppressed.line" in attributes(span)) == (len(taken) < 2)
+
+
+@both_providers
+@both_ways
+def test_a_root_task_that_cancels_another_is_linked(traced_run: TracedRun, spans: Spans) -> None:
+    """Nothing had asked for its span before."""
+    tasks: list[Any] = []
+
+    async def canceller() -> None:
+        tasks[0].cancel()
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        tasks.append(asyncio.create_task(ways.victim(), context=contextvars.Context()))
+        await ways.turn()
+        await asyncio.wait([asyncio.create_task(canceller(), context=contextvars.Context()), tasks[0]])
+
+    traced_run(main())
+    (span,) = cancels(spans)
+    assert links(span)["canceller"] == span_id(spans.task("canceller"))
