@@ -95,7 +95,7 @@ def wire(
     tracing.running = observation.running_record
     if limits.step < NEVER:
         observation.watching = Watching(
-            Blocks(Intervals(tracing), reporter, sink.innermost, clock),
+            Blocks(Intervals(tracing), reporter, sink.innermost, sink.open_span, clock),
             limit=limits.step,
             patience=max(patience, limits.step),
             depth=settings.stack_depth,

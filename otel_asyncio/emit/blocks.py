@@ -13,6 +13,7 @@ from otel_asyncio.observe.problems import ProblemKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextvars import Context
 
     from opentelemetry.trace import Link, SpanContext
 
@@ -31,12 +32,30 @@ class Blocks:
     """An implementation of `observe.watching.BlockReporter`."""
 
     def __init__(
-        self, intervals: Intervals, problems: ProblemReporter, innermost: Callable[[TaskRecord], Any], clock: Clock
+        self,
+        intervals: Intervals,
+        problems: ProblemReporter,
+        innermost: Callable[[TaskRecord], Any],
+        open_span: Callable[[TaskRecord, Context | None], Any],
+        clock: Clock,
     ) -> None:
         self._intervals = intervals
         self._problems = problems
         self._innermost = innermost
+        self._open_span = open_span
         self._clock = clock
+
+    def open_in(self, record: TaskRecord, context: Context | None) -> SpanContext | None:
+        """The recorded span of the program that is open in this context of a root task.
+
+        A server opens its span, and a handler that never waits has closed it when the step is over: by then nobody
+        could tell in which request the loop was blocked.
+        """
+        place = getattr(record.span, "place", None)
+        if place is None or context is None or not place.rooted:
+            return None
+        span = self._open_span(record, context)
+        return span.get_span_context() if span is not None and span.is_recording() else None
 
     def parent(self, record: TaskRecord, start: int) -> SpanContext | None:
         """The innermost span that was open when the step began: what was opened in it is no parent of it."""
@@ -52,7 +71,7 @@ class Blocks:
         """Report one block."""
         if not self._problems.admits(ProblemKind.LOOP_BLOCKED):
             return
-        attributes, ids = _attributes(block), block.parent
+        attributes, ids = _attributes(block), _above(block)
         if block.unit is not Unit.UNRECORDED:
             made = self._span(block, attributes)
             ids = made or ids
@@ -66,12 +85,19 @@ class Blocks:
             end = block.record.wall_at(block.end)
         return self._intervals.emit(
             names.block_span(_function(block)),
-            block.parent or _own_ids(block.record),
+            _above(block) or _own_ids(block.record),
             end - block.duration,
             end,
             attributes,
             tuple(_victims(block)),
         )
+
+
+def _above(block: Block) -> SpanContext | None:
+    """What was open when it began; where that is only the task's own, what it was seen in."""
+    only_own = block.parent is None or block.parent == _own_ids(block.record)
+    ids: SpanContext | None = block.place if only_own and block.place is not None else block.parent
+    return ids
 
 
 def _own_ids(record: TaskRecord | None) -> SpanContext | None:
@@ -138,7 +164,8 @@ def _where(attributes: dict[str, Any]) -> str:
 
 def _victims(block: Block) -> Iterator[Link]:
     """Links to waiting tasks of other traces, of those that have a span anyway."""
-    trace = block.parent.trace_id if block.parent is not None else 0
+    above = _above(block)
+    trace = above.trace_id if above is not None else 0
     left = _MOST_VICTIMS
     for record in block.victims:
         span = record.span

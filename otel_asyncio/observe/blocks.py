@@ -47,6 +47,8 @@ class Block(NamedTuple):
     record: TaskRecord | None
     parent: Any
     """The span that it stands under, as the sink has told it."""
+    place: Any
+    """The span in which it was seen, where nothing of the program is above its task; as the sink has told it."""
     start: int
     end: int
     accuracy: Accuracy

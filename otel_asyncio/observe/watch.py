@@ -36,6 +36,8 @@ class Suspicion:
         self.unit, self.key, self.since, self.last = unit, key, since, since
         self.samples = Samples()
         self.callback: str | None = None
+        self.place: Any = None
+        """The span in which it was first seen to take long, where nothing of the program is above its task."""
         self.nested = False
         """Whether another run of the loop was seen within it."""
         self.reports = 0
@@ -65,11 +67,12 @@ class Watch(Watched):
         stops: Stops,
         emit: Callable[[Block], None],
         wake: Callable[[], None],
+        place: Callable[[TaskRecord], Any] = lambda _: None,
     ) -> None:
         super().__init__(loop)
         self.state = state
         self.limit, self._patience, self._depth = limit, patience, depth
-        self._pauses, self._stops, self._emit, self._wake = pauses, stops, emit, wake
+        self._pauses, self._stops, self._emit, self._wake, self._place = pauses, stops, emit, wake, place
         self._doubtful: deque[Callable[[], None]] = deque()
         self._sees_frames = frames_survive()
         # Of a clock that is not the machine's nobody knows how it runs while the process does not.
@@ -155,9 +158,15 @@ class Watch(Watched):
             suspicion.samples.again(weight)
         elif (seen := look_into_step(self._thread, self._depth)) is None:
             suspicion.nested = True
-        elif self.state.running is record and record.step_started == suspicion.key:
+        elif self._is_in(record, suspicion):
             suspicion.samples.add(Stack(*seen), weight)
+            place = suspicion.place or self._place(record)
+            if self._is_in(record, suspicion):
+                suspicion.place = place
         suspicion.last = now
+
+    def _is_in(self, record: TaskRecord, suspicion: Suspicion) -> bool:
+        return self.state.running is record and record.step_started == suspicion.key
 
     def _look_at_unit(self, now: int, kept_since: int | None, *, ran: bool) -> None:
         suspicion = self.suspicion
@@ -263,6 +272,7 @@ class Watch(Watched):
                 unit=suspicion.unit,
                 record=record,
                 parent=parent,
+                place=suspicion.place,
                 start=start,
                 end=end,
                 accuracy=Accuracy.SAMPLED if record is None else Accuracy.EXACT,

@@ -6,11 +6,14 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
+from otel_asyncio.observe.deadlines import context_of
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.watch import Watch
 from otel_asyncio.observe.watchdog import the_watchdog
 
 if TYPE_CHECKING:
+    from contextvars import Context
+
     from otel_asyncio.observe.blocks import Block
     from otel_asyncio.observe.loops import LoopState
     from otel_asyncio.observe.records import TaskRecord
@@ -21,6 +24,10 @@ class BlockReporter(Protocol):
 
     def parent(self, record: TaskRecord, start: int) -> Any:
         """The span that a block since `start` stands under. Called within the step that blocked, at its end."""
+        ...
+
+    def open_in(self, record: TaskRecord, context: Context | None) -> Any:
+        """The span of the program that is open in this context, if none is above the task. From any thread."""
         ...
 
     def report(self, block: Block) -> None:
@@ -54,6 +61,7 @@ class Watching:
             stops=dog.stops,
             emit=self._emit,
             wake=dog.wake,
+            place=self._place,
         )
         if asyncio._get_running_loop() is loop:
             state.thread = threading.get_ident()
@@ -71,6 +79,15 @@ class Watching:
             watch.held(record, started, ended, parent, doubtful=the_watchdog().is_late)
         except Exception as error:  # noqa: BLE001 - the border of the package
             self._guard.fail(error)
+
+    def _place(self, record: TaskRecord) -> Any:
+        """The span that is open where a step of this task blocks: in whichever task really runs. From outside."""
+        try:
+            task = None if self._guard.failed else asyncio.current_task(record.loop.loop())
+            return None if task is None else self._reporter.open_in(record, context_of(task))
+        except Exception as error:  # noqa: BLE001 - the border of the package
+            self._guard.fail(error)
+            return None
 
     def _emit(self, block: Block) -> None:
         if self._guard.failed:

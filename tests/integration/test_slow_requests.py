@@ -1,4 +1,4 @@
-"""Three slow requests on servers that nobody here wrote: the trace tells apart why each of them was slow."""
+"""Four slow requests on servers that nobody here wrote: the trace tells apart why each of them was slow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from .load import Caller
-from .running import NO_BLOCKS, PROGRAMS, TIMEOUT, clean_environment, line_of, program, require
+from .running import PROGRAMS, TIMEOUT, clean_environment, line_of, program, require
 
 APPS = {
     "aiohttp": ("aiohttp", "opentelemetry.instrumentation.aiohttp_server"),
@@ -24,6 +24,8 @@ APPS = {
 PROGRAM = PROGRAMS / "slow_service.py"
 PATHS = ("/dependency", "/lock", "/lock", "/lock", "/pool", "/pool", "/pool")
 SLOW = 0.3
+BLOCKS = {"OTEL_PYTHON_ASYNCIO_BLOCK_THRESHOLD": "200"}
+KINDS = ("task", "await", "executor", "block", "cancel", "timeout", "asyncio.stuck", "asyncio.deadlock")
 every_app = pytest.mark.parametrize(("app", "loop"), list(product(APPS, ("asyncio", "uvloop"))))
 
 
@@ -50,12 +52,13 @@ def answered() -> Callable[[str, str], Answered]:
         require(*APPS[app], loop)
         command = program("slow_service.py", app, "--loop", loop)
         pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        with subprocess.Popen(command, env=clean_environment(NO_BLOCKS), **pipes) as process:
+        with subprocess.Popen(command, env=clean_environment(BLOCKS), **pipes) as process:
             try:
                 assert process.stdout is not None
                 port = int(process.stdout.readline())
                 with ThreadPoolExecutor(len(PATHS)) as threads:
                     callers = list(threads.map(lambda path: ask(port, path), PATHS))
+                callers.append(ask(port, "/block"))  # alone: it would be in the way of all others
                 process.terminate()
                 out, errors = process.communicate(timeout=TIMEOUT)
             except BaseException as failure:
@@ -118,10 +121,25 @@ def test_a_saturated_pool_is_told_by_the_work_that_was_queued(answered: Any, app
 
 
 @every_app
-def test_only_the_saturated_pool_is_a_problem(answered: Any, app: str, loop: str) -> None:
+def test_a_handler_that_blocks_the_loop_is_told_by_the_line_it_stood_on(answered: Any, app: str, loop: str) -> None:
     run = answered(app, loop)
-    problems = [span for span in run.spans if "asyncio.problem" in span["attributes"]]
-    assert {span["attributes"]["asyncio.problem"] for span in problems} == {"executor_saturated"}
+    (block,) = run.of("/block", "block")
+    seen = block["attributes"]
+    assert (seen["code.file.path"], seen["code.line.number"]) == (str(PROGRAM), line_of(PROGRAM, "# the block"))
+    assert block["end_time"] > block["start_time"]
+    assert run.of("/block", "await") == []
+
+
+@every_app
+def test_each_request_has_the_problem_that_it_has_and_no_other(answered: Any, app: str, loop: str) -> None:
+    run = answered(app, loop)
+    found = {
+        path: {
+            word for kind in KINDS for span in run.of(path, kind) if (word := span["attributes"].get("asyncio.problem"))
+        }
+        for path, _ in run.callers
+    }
+    assert found == {"/dependency": set(), "/lock": set(), "/pool": {"executor_saturated"}, "/block": {"loop_blocked"}}
     assert run.said.count("executor_saturated") == 2
 
 

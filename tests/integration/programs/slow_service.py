@@ -1,8 +1,8 @@
-"""A web service of a third-party framework in which three requests are slow, each for a reason of its own.
+"""A web service of a third-party framework in which four requests are slow, each for a reason of its own.
 
 `python slow_service.py aiohttp|starlette --loop asyncio|uvloop`: prints its port, serves until SIGTERM, prints its
 spans as JSON. `/dependency` asks a server that takes its time, `/lock` does its work under one lock, `/pool` does it in a
-pool with one thread.
+pool with one thread, `/block` on the loop.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SLOW = 0.3
 
 
 class Slow:
-    """The three reasons."""
+    """The four reasons."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -48,8 +48,11 @@ class Slow:
     async def pooled(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self.pool, time.sleep, SLOW)
 
+    async def blocks(self) -> None:
+        time.sleep(SLOW)  # the block
+
     def handlers(self) -> dict[str, Any]:
-        return {"/dependency": self.dependency, "/lock": self.locked, "/pool": self.pooled}
+        return {"/dependency": self.dependency, "/lock": self.locked, "/pool": self.pooled, "/block": self.blocks}
 
 
 async def takes_its_time(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
