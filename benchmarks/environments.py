@@ -58,7 +58,8 @@ def cache() -> Path:
 
 def clean_environ() -> dict[str, str]:
     """The environment variables that the measured processes get."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(_CLEAN)}
+    kept = {name: os.environ[name] for name in ("OTEL_ASYNCIO_COMPILED",) if name in os.environ}
+    return kept | {name: value for name, value in os.environ.items() if not name.startswith(_CLEAN)}
 
 
 def prepare(interpreter: Interpreter, package: str) -> tuple[Path, list[str]]:

@@ -88,6 +88,8 @@ def _versions(packages: list[str]) -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+    if "otel-asyncio" in found:
+        found["step hook"] = importlib.import_module("otel_asyncio.observe.flavour").FLAVOUR
     return found
 
 

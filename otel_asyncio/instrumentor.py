@@ -26,6 +26,7 @@ from otel_asyncio.observe.cancellation import CancelDetail, is_told_otherwise
 from otel_asyncio.observe.clock import SYSTEM_CLOCK, Clock
 from otel_asyncio.observe.counters import Counters
 from otel_asyncio.observe.deadlines import ends_a_wait_for
+from otel_asyncio.observe.flavour import FLAVOUR, reason
 from otel_asyncio.observe.hanging import Hanging
 from otel_asyncio.observe.install import install_on_classes, install_on_loop
 from otel_asyncio.observe.loops import nothing
@@ -169,6 +170,7 @@ class AsyncioInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         providers = kwargs.get("tracer_provider"), kwargs.get("meter_provider")
         self.observation, unwire = wire(settings, *providers, clock, process_wide=True)
         uninstall = install_on_classes(self.observation)
+        logger.debug("otel_asyncio: traces with the %s step hook%s", FLAVOUR, f" ({reason})" if reason else "")
         _mention_contrib()
 
         def undo() -> None:

@@ -7,12 +7,14 @@ import shutil
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 
 from _lanes import say
 from _places import ROOT
 from _pythons import Python
 
 KEPT_PER_INTERPRETER = 3
+_one_at_a_time = Lock()  # to build writes into the checkout
 PIP = ("-m", "pip", "-q", "--no-input")
 
 
@@ -42,15 +44,31 @@ class Environment:
 
     def prepare(self) -> None:
         """Make it if need be, and see to it that it shows this checkout. Only making it takes the network."""
-        if not self._marker.exists():
-            self._make()
-        elif self._marker.read_text(encoding="utf-8") != str(self.place.project):
-            self._point_at_checkout()
-        self._marker.write_text(str(self.place.project), encoding="utf-8")
+        with _one_at_a_time:
+            if not self._marker.exists():
+                self._make()
+            elif self._marker.read_text(encoding="utf-8") != self._shown() or not self.native:
+                self._point_at_checkout()
+        self._marker.write_text(self._shown(), encoding="utf-8")
+
+    @property
+    def native(self) -> bool:
+        """On this checkout itself, which keeps what was compiled; elsewhere it is copied anew for each run."""
+        return not self.place.prefix
+
+    def _shown(self) -> str:
+        """Which checkout it shows, and what was compiled there."""
+        sources = sorted((ROOT / "compiled").iterdir())
+        digest = hashlib.sha256(b"".join(path.read_bytes() for path in [ROOT / "setup.py", *sources]))
+        return f"{self.place.project} {digest.hexdigest()}"
 
     def run(self, *arguments: str | Path, folder: Path | None = None, timeout: float = 1800) -> int:
         """Run this environment's interpreter."""
         return self.place.run(self.python, *arguments, folder=folder, timeout=timeout)
+
+    def run_compiled(self, *arguments: str | Path, timeout: float = 1800) -> int:
+        """The same with the compiled step hook."""
+        return self.place.run("env", "OTEL_ASYNCIO_COMPILED=1", self.python, *arguments, timeout=timeout)
 
     def check(self, *arguments: str | Path, folder: Path | None = None) -> None:
         """Run this environment's interpreter for something that must succeed."""
@@ -68,7 +86,7 @@ class Environment:
         self.check(*PIP, "install", *self._tools, "-e", f".[{self._extras}]")
 
     def _point_at_checkout(self) -> None:
-        """Another checkout with the same pyproject.toml used it before."""
+        """Another checkout with the same pyproject.toml used it before, or the compiled part has changed."""
         self._marker.unlink()
         self.check(*PIP, "install", "--no-index", "--no-deps", "--no-build-isolation", "-e", ".")
 
@@ -88,10 +106,7 @@ class Environment:
 
 
 def _build_requires() -> list[str]:
-    """The backend goes in too: without it an environment cannot be pointed at another checkout offline.
-
-    `editables` is what hatchling asks for only once it makes an editable install.
-    """
+    """The backend goes in too: without it an environment cannot be pointed at another checkout offline."""
     with (ROOT / "pyproject.toml").open("rb") as file:
         requires: list[str] = tomllib.load(file)["build-system"]["requires"]
-    return [*requires, "editables"]
+    return requires

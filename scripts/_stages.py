@@ -31,6 +31,15 @@ def chain_stage(environment: Environment) -> Stage:
     return lambda: environment.run("-m", "pytest", "tests/chain", "-q", timeout=CHAIN_TIMEOUT_SECONDS)
 
 
+STEPS = ("test_flavour.py", "test_task_spans.py", "test_task_outcomes.py", "test_watchdog.py", "traps", "randomized")
+
+
+def compiled_stage(environment: Environment, extra: Sequence[str]) -> Stage:
+    """The tests of tasks, steps, handles and of the watchdog with the compiled step hook."""
+    tests = ("-m", "pytest", "-q", *(f"tests/{name}" for name in STEPS))
+    return lambda: environment.run_compiled(*tests, *extra, timeout=PYTEST_TIMEOUT_SECONDS)
+
+
 def cpython_stage(environment: Environment) -> Stage:
     """CPython's own asyncio tests, bare against traced."""
     return lambda: environment.run(Path("tests/cpython/run.py"), timeout=CPYTHON_TIMEOUT_SECONDS)
@@ -61,7 +70,7 @@ def _build_docs(environment: Environment) -> int:
 
 
 def package_stage(environment: Environment) -> Stage:
-    """Build the sdist, the wheel from it, and import that from an environment that has nothing else."""
+    """Build the sdist, the wheels from it, and import each from an environment that has nothing else."""
     return lambda: _package(environment)
 
 
@@ -69,23 +78,42 @@ def _package(environment: Environment) -> int:
     environment.collect_wheels()
     with tempfile.TemporaryDirectory(prefix="otel-asyncio-package-") as name:
         folder = Path(name)
-        status = environment.run("-m", "build", "--no-isolation", "--outdir", folder)
-        return status or _install_and_import(environment, folder)
+        status = environment.run("-m", "build", "--no-isolation", "--sdist", "--outdir", folder)
+        return status or _install_sdist(environment, folder)
 
 
-def _install_and_import(environment: Environment, folder: Path) -> int:
-    wheels = list(folder.glob("*.whl"))
-    if len(wheels) != 1 or len(list(folder.glob("*.tar.gz"))) != 1:
-        say(f"expected one wheel and one sdist, found {[path.name for path in folder.iterdir()]}")
+def _install_sdist(environment: Environment, folder: Path) -> int:
+    """The sdist with a compiler, without one, and as the wheel for everywhere."""
+    sdists = list(folder.glob("*.tar.gz"))
+    if len(sdists) != 1:
+        say(f"expected one sdist, found {[path.name for path in folder.iterdir()]}")
         return 1
-    python = folder / "empty" / "bin" / "python"
-    question = "import otel_asyncio; print('imported', otel_asyncio.__file__); otel_asyncio.AsyncioInstrumentor"
-    run = environment.place.run
+    return (
+        _install(environment, folder / "compiled", sdists[0], "compiled")
+        or _install(environment, folder / "no-compiler", sdists[0], "python", "CC=false")
+        or _install(environment, folder / "pure", sdists[0], "python", "OTEL_ASYNCIO_COMPILED=0", tag="py3-none-any")
+    )
+
+
+def _install(environment: Environment, folder: Path, sdist: Path, flavour: str, *settings: str, tag: str = "") -> int:
+    """Build a wheel, install it alone, and ask it which flavour runs."""
+    run, python = environment.place.run, folder / "empty" / "bin" / "python"
+    build = (*PIP, "wheel", "--no-build-isolation", "--no-deps", "--no-index", "-w", folder, sdist)
+    if status := run("env", *settings, environment.python, *build):
+        return status
+    (wheel,) = folder.glob("*.whl")
+    if not wheel.stem.endswith(tag):
+        say(f"expected a wheel for {tag}, found {wheel.name}")
+        return 1
+    question = (
+        "import otel_asyncio; otel_asyncio.AsyncioInstrumentor; from otel_asyncio.observe import flavour; "
+        f"print(otel_asyncio.__file__, flavour.FLAVOUR, flavour.reason); assert flavour.FLAVOUR == {flavour!r}"
+    )
     return (
         environment.run("-m", "venv", folder / "empty")
-        or run(python, *PIP, "install", "--no-index", "--find-links", environment.wheels, wheels[0])
+        or run(python, *PIP, "install", "--no-index", "--find-links", environment.wheels, wheel)
         or run(python, *PIP, "check")
-        or run(python, "-I", "-c", question, folder=folder)
+        or run("env", "OTEL_ASYNCIO_COMPILED=1", python, "-I", "-c", question, folder=folder)
     )
 
 

@@ -29,6 +29,7 @@ from _stages import (
     Stage,
     anyio_stage,
     chain_stage,
+    compiled_stage,
     cpython_stage,
     docs_stage,
     lint_stages,
@@ -38,7 +39,9 @@ from _stages import (
 )  # fmt: skip
 from backends import find_all
 
-KINDS = ("lint", "docs", "package", "chain", "anyio", "pytest", "cpython")
+# Where the compiled step hook is tested, too: once, for the time it takes.
+COMPILED_VERSIONS = ("3.13",)
+KINDS = ("lint", "docs", "package", "chain", "anyio", "pytest", "compiled", "cpython")
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -126,6 +129,8 @@ def run_tests(report: Report, python: Python, options: argparse.Namespace, kinds
         return
     if "pytest" in kinds:
         run_stage(report, row, "pytest", pytest_stage(environment, options.pytest))
+    if "compiled" in kinds and python.version in COMPILED_VERSIONS:
+        run_stage(report, row, "compiled", compiled_stage(environment, options.pytest))
     if "cpython" in kinds:
         run_stage(report, row, "cpython", cpython_stage(environment))
 
@@ -147,7 +152,7 @@ def jobs(report: Report, options: argparse.Namespace) -> list[Job]:
         found.append(partial(run_checks, report, native[-1], kinds))
     if "anyio" in kinds and native:
         found.append(partial(run_anyio, report, native[-1]))
-    if {"pytest", "cpython"} & set(kinds):
+    if {"pytest", "compiled", "cpython"} & set(kinds):
         found += [partial(run_tests, report, python, options, kinds) for python in pythons]
     return found
 

@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     # Thin, over what every program may use.
     "cli": {
         "otel_asyncio.cli", "otel_asyncio.report", "otel_asyncio.configure", "otel_asyncio.environment",
-        "otel_asyncio.settings", "otel_asyncio_demo", "rich", "opentelemetry",
+        "otel_asyncio.settings", "otel_asyncio.observe.flavour", "otel_asyncio_demo", "rich", "opentelemetry",
     },
 }  # fmt: skip
 

@@ -237,28 +237,46 @@ print(problems(recorder))
     assert out == "[]\n"
 
 
-def test_a_nested_run_of_nest_asyncio_does_not_block(spans: Spans) -> None:
-    """The loop goes on within the step that waits for it."""
-    out = run_program(
-        SETUP
-        + """
+NESTED = (
+    SETUP
+    + """
 import warnings
 warnings.simplefilter("ignore")
 import nest_asyncio
 async def other():
     for _ in range(10):
         await asyncio.sleep(0.06)
+    {then}
 async def main():
     asyncio.get_event_loop().run_until_complete(other())
     await asyncio.sleep(0)
 
-with record(settings=Settings(block_threshold=0.2)) as recorder:
+logging = __import__("logging")
+said = []
+logging.getLogger("otel_asyncio.problem").addFilter(lambda each: said.append(each.getMessage().split(":")[0]))
+with record(settings=Settings(block_threshold=0.2, root_tasks={root_tasks!r})) as recorder:
     nest_asyncio.apply()
     asyncio.run(main())
-print(problems(recorder))
+print(problems(recorder), len(said))
 """
-    )
-    assert out == "[]\n"
+)
+
+
+@pytest.mark.parametrize("root_tasks", ("all", "none"))
+def test_a_nested_run_of_nest_asyncio_does_not_block(root_tasks: str) -> None:
+    """The loop goes on within the step that waits for it, whether that has a span or not."""
+    assert run_program(NESTED.format(then="", root_tasks=root_tasks)) == "[] 0\n"
+
+
+def test_a_step_of_a_nested_run_that_blocks_is_told() -> None:
+    out = run_program(NESTED.format(then="time.sleep(0.5)", root_tasks="all"))
+    assert out == "['block other'] 1\n"
+
+
+def test_a_callback_of_a_nested_run_that_blocks_is_told() -> None:
+    then = "asyncio.get_running_loop().call_soon(lambda: time.sleep(0.5)); await asyncio.sleep(0.1)"
+    out = run_program(NESTED.format(then=then, root_tasks="none"))
+    assert out == "['block other.<locals>.<lambda>'] 1\n"
 
 
 def test_the_callers_traceback_does_not_show_the_run(new_loop: NewLoop, spans: Spans) -> None:

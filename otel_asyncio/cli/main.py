@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 from otel_asyncio.cli import demo, run, view
 from otel_asyncio.cli.output import UsageError
+from otel_asyncio.observe.flavour import FLAVOUR
 
 _EPILOG = """\
 otel-asyncio run service.py                what happened, when the program has ended
@@ -52,7 +53,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"otel-asyncio {version('otel-asyncio')}")
+    shown = f"otel-asyncio {version('otel-asyncio')} ({FLAVOUR} step hook)"
+    parser.add_argument("--version", action="version", version=shown)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run.add_arguments(commands.add_parser("run", help="run a program, traced", description=run.__doc__))
     view.add_arguments(commands.add_parser("view", help="show saved spans", description=view.__doc__))

@@ -44,6 +44,9 @@ _ENTRY_POINTS = {
     "Runner.run",
 }
 
+LOOPS_TURN = "_run_once"
+"""Of BaseEventLoop, what overrides it, and what nest_asyncio puts in its place. Compiled steps run right above it."""
+
 # And ours below which lies whoever runs a uvloop (`runs.py`).
 _OWN_ENTRY_POINTS = {"make_run_forever.<locals>.run_forever"}
 
@@ -88,7 +91,8 @@ def _inspect(code: CodeType, module: str | None) -> CodeInfo:
     in_asyncio = file.startswith(_ASYNCIO)
     # uvloop's own coroutines are compiled: no module to be read off a frame, and `uvloop/loop.pyx` for a file.
     library = (module or file.replace(os.sep, ".")).partition(".")[0]
-    internal = in_asyncio or library in _LIBRARIES or file.startswith(PACKAGE)
+    turn = code.co_name == LOOPS_TURN
+    internal = in_asyncio or library in _LIBRARIES or file.startswith(PACKAGE) or turn
     entry_points = _ENTRY_POINTS if in_asyncio else _OWN_ENTRY_POINTS
     return CodeInfo(
         code=code,
@@ -98,7 +102,7 @@ def _inspect(code: CodeType, module: str | None) -> CodeInfo:
         internal=internal,
         wrapped=_wrapped_name(code, library),
         housekeeping=code.co_name in _HOUSEKEEPING and (in_asyncio or library in _LIBRARIES),
-        entry_point=internal and qualname in entry_points,
+        entry_point=internal and (turn or qualname in entry_points),
     )
 
 

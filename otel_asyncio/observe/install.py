@@ -15,11 +15,12 @@ from otel_asyncio.observe import anyio_scopes, async_timeouts
 from otel_asyncio.observe.awaits import watch_groups
 from otel_asyncio.observe.create import make_create_task
 from otel_asyncio.observe.executors import comes_from_to_thread, handing_over, make_run_in_executor
+from otel_asyncio.observe.hotpath import make_call_soon, make_call_soon_of
 from otel_asyncio.observe.loops import implementation_of
 from otel_asyncio.observe.patching import replace, replace_shared, unbound, undo_all
 from otel_asyncio.observe.runs import make_run_forever
 from otel_asyncio.observe.scopes import make_cancel_and_wait, make_reschedule
-from otel_asyncio.observe.steps import make_call_soon, make_call_soon_threadsafe
+from otel_asyncio.observe.steps import make_call_soon_threadsafe
 from otel_asyncio.observe.tasks import hide_own_frames
 
 if TYPE_CHECKING:
@@ -138,13 +139,9 @@ def install_on_loop(observation: Observation, loop: Any) -> LoopState:
     ):
         return state
     ref = weakref.ref(loop)
-    announce = make_call_soon(observation, unbound(loop, "call_soon"))
     announce_threadsafe = make_call_soon_threadsafe(observation, unbound(loop, "call_soon_threadsafe"))
     hand_over = handing_over(observation.executors, unbound(loop, "run_in_executor"))
     plain_handler, plain_close = unbound(loop, "call_exception_handler"), unbound(loop, "close")
-
-    def call_soon(callback: Any, *args: Any, context: Any = None) -> Any:
-        return announce(ref(), callback, *args, context=context)
 
     def call_soon_threadsafe(callback: Any, *args: Any, context: Any = None) -> Any:
         return announce_threadsafe(ref(), callback, *args, context=context)
@@ -173,7 +170,7 @@ def install_on_loop(observation: Observation, loop: Any) -> LoopState:
     unshare.atexit = False
     undos: list[Callable[[], Any]] = [
         unshare,
-        replace(loop, "call_soon", call_soon),
+        replace(loop, "call_soon", make_call_soon_of(observation, unbound(loop, "call_soon"), loop)),
         replace(loop, "call_soon_threadsafe", call_soon_threadsafe),
         replace(loop, "run_in_executor", run_in_executor),
         replace(loop, "call_exception_handler", call_exception_handler),

@@ -8,6 +8,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from otel_asyncio.observe.cells import LoopCell
 from otel_asyncio.observe.code import called_from, creation_point, describe
 from otel_asyncio.observe.counters import LoopName
 from otel_asyncio.observe.looptime import measures_exactly, time_selector
@@ -62,7 +63,7 @@ def nothing() -> None:
     """Nothing was begun, so there is nothing to stop."""
 
 
-class LoopState:
+class LoopState(LoopCell):
     """One loop, as one observation sees it. Touched by the thread that runs the loop only."""
 
     __slots__ = (
@@ -78,10 +79,8 @@ class LoopState:
         "id",
         "implementation",
         "loop",
-        "metered",
         "now",
         "observation",
-        "running",
         "shard",
         "shutdown",
         "step",
@@ -103,13 +102,12 @@ class LoopState:
         self.alive: set[TaskRecord] = set()
         self.closed = False
         self.closed_at: Closed | None = None
-        self.running: TaskRecord | None = None
+        self.running = None
         self.expected: TaskRecord | None = None
         self.submitted: dict[int, Site | None] = {}
         """Where coroutines were submitted from other threads, by their ids, until their tasks are made."""
         self.unrecorded = observation.unrecorded
         self.metered = observation.is_metered()
-        """Whether somebody reads the metrics, so that it pays to keep samples and to time the loop."""
         timed = self.metered and measures_exactly(loop)
         self.stop_timing = time_selector(loop, self.shard, self.now) if timed else nothing
         self.loop = weakref.ref(loop)
@@ -210,7 +208,7 @@ class LoopState:
             if code.housekeeping:
                 return self.unrecorded
             kind = (Kind.EAGER if suspended else Kind.TASK) if known else Kind.ADOPTED
-            made_at = creation_point(4) if known else None
+            made_at = creation_point(3) if known else None
             record = TaskRecord(self, self.now(), self.wall(), kind, code, qualname, made_at)
             if suspended:
                 record.ready = NOT_READY

@@ -14,6 +14,7 @@ from otel_asyncio.observe.cancelling import Cancellations
 from otel_asyncio.observe.code import creation_site
 from otel_asyncio.observe.eager import take_in_first_step
 from otel_asyncio.observe.executors import Executors
+from otel_asyncio.observe.hotpath import make_step, make_unrecorded_step, takes_handles_directly
 from otel_asyncio.observe.loops import LoopState, nothing, nowhere
 from otel_asyncio.observe.looptime import probe
 from otel_asyncio.observe.misuse import Misuses
@@ -22,7 +23,6 @@ from otel_asyncio.observe.outcomes import outcome_of
 from otel_asyncio.observe.problems import Closed, Problem, ProblemKind, from_handler
 from otel_asyncio.observe.records import EAGER_TASKS, NO_LIMITS, Limits, Outcome, TaskRecord, Unrecorded
 from otel_asyncio.observe.resources import Locks
-from otel_asyncio.observe.steps import make_step, make_unrecorded_step, takes_handles_directly
 from otel_asyncio.observe.tasks import PlainClasses
 from otel_asyncio.observe.timeouts import Timeouts
 

@@ -10,6 +10,8 @@ from enum import StrEnum
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from otel_asyncio.observe.cells import Cell, TimedCell
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -111,7 +113,7 @@ EXITS = (SystemExit, KeyboardInterrupt)
 _next_id = itertools.count(1).__next__
 
 
-class TaskRecord:
+class TaskRecord(TimedCell):
     """One task's life, written by its steps.
 
     The step that runs now is not yet part of `busy`: `split(now)` adds what has passed of it.
@@ -123,32 +125,17 @@ class TaskRecord:
         "__weakref__",
         "_made_at",
         "asked",
-        "busy",
         "cancellation",
         "code",
-        "created",
         "creator",
-        "ended",
-        "first_step",
         "id",
-        "kind",
-        "loop",
-        "max_idle",
-        "max_step",
         "name",
         "outcome",
         "problem",
         "qualname",
-        "ready",
-        "scheduled",
         "span",
-        "step",
-        "step_started",
-        "steps",
-        "suspended",
         "task",
         "waits",
-        "wall",
     )
 
     asked: int
@@ -168,7 +155,7 @@ class TaskRecord:
         made_at: tuple[CodeType, int] | None,
     ) -> None:
         self.loop = loop
-        self.step: Callable[..., None] = loop.step
+        self.step = loop.step
         self.created = self.ready = self.suspended = now
         self.wall = wall
         self.kind = kind
@@ -256,29 +243,29 @@ class TaskRecord:
         return Split(busy, scheduled, now - self.created - busy - scheduled, self.steps)
 
 
-class Unrecorded:
+class Unrecorded(Cell):
     """Stands in for the record of every task that gets no span: counted, not timed."""
 
     timed = False
     cancellation = None
 
-    __slots__ = ("cancellations", "step")
+    __slots__ = ("cancellations",)
 
     def __init__(self, step: Callable[..., None], cancellations: Cancellations) -> None:
-        self.step: Any = step
+        self.step = step
         self.cancellations = cancellations
 
 
-class Counted:
+class Counted(Cell):
     """Stands in for the record of one task that gets no span, while it is being cancelled."""
 
     timed = False
     steps = 0
 
-    __slots__ = ("__weakref__", "cancellation", "cancellations", "step", "suspended")
+    __slots__ = ("__weakref__", "cancellation", "cancellations", "suspended")
 
     def __init__(self, step: Callable[..., None], cancellations: Cancellations, now: int) -> None:
-        self.step: Any = step
+        self.step = step
         self.cancellations = cancellations
         self.suspended = now
         self.cancellation: Any = None

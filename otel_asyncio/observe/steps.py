@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import sys
+import weakref
 from asyncio import base_events, events
 from types import BuiltinMethodType, CodeType, MethodType
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,7 @@ PY_STEPS = frozenset({_PyTask._Task__step, _PyTask._Task__wakeup})
 # What BaseEventLoop.call_soon does outside debug mode, read in these releases: make a Handle, append it to _ready.
 _HANDLE_SLOTS = {"_args", "_callback", "_cancelled", "_context", "_loop", "_repr", "_source_traceback", "__weakref__"}
 _DIRECT = (3, 11) <= sys.version_info[:2] <= (3, 15) and set(events.Handle.__slots__) == _HANDLE_SLOTS
-_STOCK_CALL_SOON = base_events.BaseEventLoop.call_soon
+STOCK_CALL_SOON = base_events.BaseEventLoop.call_soon
 _STOCK_APPEND = base_events.BaseEventLoop._call_soon  # type: ignore[attr-defined]
 _STOCK_GET_DEBUG = base_events.BaseEventLoop.get_debug
 _STOCK_HANDLE = events.Handle.__init__
@@ -79,14 +80,14 @@ def takes_handles_directly(cls: Any) -> bool:
         and events.Handle.__init__ is _STOCK_HANDLE
         and is_stock(_STOCK_HANDLE, "extract_stack")
         and is_stock(_STOCK_APPEND, "Handle")
-        and is_stock(_STOCK_CALL_SOON, "_call_soon")
+        and is_stock(STOCK_CALL_SOON, "_call_soon")
     )
 
 
 def make_call_soon(observation: Observation, original: Callable[..., Any]) -> Callable[..., Any]:
     """The `call_soon` that announces steps, for a class whose own is `original`."""
     # In place only of asyncio's own: a subclass that has its own call_soon wants to be called.
-    if original is _STOCK_CALL_SOON:
+    if original is STOCK_CALL_SOON:
         return _make_call_soon_in_place(observation, original)
     now, adopt, bind = observation.clock.monotonic_ns, observation.adopt, MethodType
     step_type, builtin, method, py_steps, wakeup = STEP_TYPE, BuiltinMethodType, MethodType, PY_STEPS, _WAKEUP
@@ -114,6 +115,16 @@ def make_call_soon(observation: Observation, original: Callable[..., Any]) -> Ca
         if self.get_debug():
             drop_own_frames(handle)
         return handle
+
+    return call_soon
+
+
+def make_call_soon_of(observation: Observation, original: Callable[..., Any], loop: Any) -> Callable[..., Any]:
+    """The same as an attribute of this one loop, which it holds weakly."""
+    announce, ref = make_call_soon(observation, original), weakref.ref(loop)
+
+    def call_soon(callback: Any, *args: Any, context: Any = None) -> Any:
+        return announce(ref(), callback, *args, context=context)
 
     return call_soon
 

@@ -87,6 +87,10 @@ class Watch(Watched):
         self.suspicion: Suspicion | None = None
 
     @property
+    def _may_run_nested(self) -> bool:
+        return hasattr(self.loop(), "_nest_patched")
+
+    @property
     def period(self) -> int:
         """How long to wait before the next look, in nanoseconds: less while something is suspected, for a while.
 
@@ -143,7 +147,9 @@ class Watch(Watched):
     def _look_at_step(self, record: TaskRecord, started: int, now: int, *, ran: bool) -> None:
         suspicion = self.suspicion
         if suspicion is None or suspicion.unit is not Unit.RECORDED or suspicion.key != started:
+            within = suspicion is not None and suspicion.since > started
             suspicion, ran = Suspicion(Unit.RECORDED, started, started), True
+            suspicion.nested = within and self._may_run_nested
         if now - started < self.limit // 2:
             self._suspect(None)
             return
@@ -156,7 +162,7 @@ class Watch(Watched):
         weight = now - suspicion.last
         if not ran:
             suspicion.samples.again(weight)
-        elif (seen := look_into_step(self._thread, self._depth)) is None:
+        elif (seen := look_into_step(self._thread, self._depth, ENTRY_CODE, self.state, record)) is None:
             suspicion.nested = True
         elif self._is_in(record, suspicion):
             suspicion.samples.add(Stack(*seen), weight)
@@ -175,7 +181,7 @@ class Watch(Watched):
                 suspicion.samples.again(now - suspicion.last)
                 self._seen(suspicion, now)
             return
-        seen = look(self._thread, self._depth, ENTRY_CODE)
+        seen = look(self._thread, self._depth, ENTRY_CODE, self.state)
         self._idle = seen is None
         if seen is None or seen.unit is Unit.RECORDED:
             self._suspect(None)
@@ -231,7 +237,7 @@ class Watch(Watched):
         suspicion = self.suspicion
         if suspicion is None or suspicion.unit is not Unit.RECORDED or suspicion.key != started:
             suspicion = Suspicion(Unit.RECORDED, started, started)
-        if suspicion.nested or (not suspicion.samples.count and hasattr(self.loop(), "_nest_patched")):
+        if suspicion.nested or (not suspicion.samples.count and self._may_run_nested):
             return  # other steps of the loop ran within this one
         suspicion.last = ended
         victims = self._victims(record, started, ended)

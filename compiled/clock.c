@@ -1,0 +1,64 @@
+/* The clock behind time.perf_counter_ns, read without the call and the integer object. */
+
+#include "compiled.h"
+
+#if PY_VERSION_HEX < 0x030D0000
+#include <time.h>
+#endif
+
+/* Nanoseconds of the clock that perf_counter_ns reads; on success 0. */
+int
+clock_read(long long *now)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    PyTime_t read;
+    if (PyTime_PerfCounterRaw(&read) < 0) {
+        return -1;
+    }
+    *now = read;
+    return 0;
+#elif defined(__linux__)
+    struct timespec read;
+    clock_gettime(CLOCK_MONOTONIC, &read);
+    *now = (long long)read.tv_sec * 1000000000 + read.tv_nsec;
+    return 0;
+#else
+    *now = -1;
+    return 0;
+#endif
+}
+
+int
+clock_ask(Clock *clock, long long *now)
+{
+    PyObject *read = PyObject_CallNoArgs(clock->ask);
+    if (read == NULL) {
+        return -1;
+    }
+    *now = PyLong_AsLongLong(read);
+    Py_DECREF(read);
+    return *now == -1 && PyErr_Occurred() ? -1 : 0;
+}
+
+/* Whether our reading falls between two of Python's. Negative on error. */
+static int
+reads_the_same(State *state)
+{
+    Clock python = {state->perf_counter_ns, 0};
+    long long before, ours, after;
+    if (clock_ask(&python, &before) < 0 || clock_read(&ours) < 0 || clock_ask(&python, &after) < 0) {
+        return -1;
+    }
+    return before <= ours && ours <= after;
+}
+
+int
+clock_set(State *state, Clock *clock, PyObject *ask)
+{
+    if (state->native_clock < 0 && (state->native_clock = reads_the_same(state)) < 0) {
+        return -1;
+    }
+    clock->ask = Py_NewRef(ask);
+    clock->native = ask == state->perf_counter_ns && state->native_clock;
+    return 0;
+}

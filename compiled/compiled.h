@@ -1,0 +1,163 @@
+/* The compiled hot path: the twin of otel_asyncio/observe/steps.py, which is the reference.
+
+   Documented API only, but for three things that are tested for before they are used: where `asyncio.Handle` has its
+   slots, the C functions behind `Future.done` and `deque.append`, and what the clock behind `time.perf_counter_ns` is. */
+
+#ifndef OTEL_ASYNCIO_COMPILED_H
+#define OTEL_ASYNCIO_COMPILED_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <structmember.h>
+
+#ifdef Py_GIL_DISABLED
+#error "The compiled step hook relies on the GIL; free-threaded builds of Python run the Python flavour."
+#endif
+
+/* Changed with every change of what Python and C expect of each other; otel_asyncio/observe/flavour.py has it too. */
+#define INTERFACE 2
+
+#define NOT_READY (-1)
+
+/* What stands for a task: `step` is what is called for each of its steps. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *step;
+} Cell;
+
+/* The hot part of a TaskRecord. */
+typedef struct {
+    Cell cell;
+    PyObject *loop; /* LoopCell */
+    PyObject *kind;
+    long long created, wall, ended, ready, suspended, first_step, step_started;
+    long long busy, scheduled, max_step, max_idle, steps;
+} TimedCell;
+
+/* The hot part of a LoopState. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *running; /* TimedCell, or None */
+    char metered;
+    /* Of the steps that run in C, without a frame of Python: the watchdog asks here for what it cannot see. */
+    PyObject *innermost;             /* Cell: of the one that was begun last, or None */
+    long long turn, turns, frameless; /* its number, and of how many that is the last; how many run now, one in another */
+} LoopCell;
+
+/* The clock: read natively where it is the system's own, else asked. */
+typedef struct {
+    PyObject *ask;
+    int native;
+} Clock;
+
+/* How the step of a task is run; without a clock it is not timed. */
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    PyObject *plain; /* the step in Python: where somebody else than a loop calls, or a frame will be looked for */
+    PyObject *finish, *waited, *held, *adopted;
+    Clock clock;
+    long long longest_wait, longest_step;
+} Step;
+
+/* Where an object of `asyncio.Handle` keeps what. */
+typedef struct {
+    Py_ssize_t callback, args, cancelled, loop, source_traceback, repr, context;
+} HandleSlots;
+
+/* Objects of one type that were let go of and are used again: what a step needs is made and let go of all the time. */
+#define SPARE 64
+typedef struct {
+    PyObject *objects[SPARE];
+    int count, limit;
+} Spare;
+
+/* Everything of one interpreter. */
+typedef struct {
+    Spare spare_bound, spare_handles;
+    PyTypeObject *cell_type, *timed_type, *loop_type, *step_type, *bound_type, *announcer_type;
+    PyTypeObject *handle_base, *handle_type; /* NULL where asyncio.Handle is not the one we know */
+    HandleSlots slots;
+    PyObject *base_run; /* Handle._run */
+    PyObject *perf_counter_ns;
+    int native_clock;
+    PyObject *done; /* the method `done` of the C future */
+    PyCFunction call_done;
+    PyObject *append; /* the method `append` of a deque */
+    PyTypeObject *deque_type;
+    PyCFunction call_append;
+    PyObject *s_otel_asyncio, *s_done, *s_self, *s_ready, *s_debug, *s_closed, *s_context;
+    PyObject *s_shard, *s_delays, *s_offer, *s_append, *s_source_traceback;
+    PyObject *context_keyword; /* ("context",) */
+} State;
+
+extern struct PyModuleDef compiled_module;
+
+State *state_of(PyTypeObject *type);
+
+/* A new object out of the spare ones, not yet tracked by the garbage collector; NULL, without exception: none left. */
+static inline PyObject *
+spare_take(Spare *spare, PyTypeObject *type)
+{
+    return spare->count == 0 ? NULL : PyObject_Init(spare->objects[--spare->count], type);
+}
+
+/* The last act of a tp_dealloc: keep the memory, or give it back. */
+static inline void
+spare_keep(Spare *spare, PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    if (spare->count < spare->limit) {
+        spare->objects[spare->count++] = object;
+    }
+    else {
+        type->tp_free(object);
+    }
+    Py_DECREF(type);
+}
+
+/* Give all of it back, while the type is still there, and keep no more. */
+static inline void
+spare_drop(Spare *spare)
+{
+    spare->limit = 0;
+    while (spare->count > 0) {
+        PyObject_GC_Del(spare->objects[--spare->count]);
+    }
+}
+
+/* clock.c */
+int clock_is_native(void);
+int clock_set(State *state, Clock *clock, PyObject *ask);
+int clock_ask(Clock *clock, long long *now);
+int clock_read(long long *now);
+static inline int
+clock_now(Clock *clock, long long *now)
+{
+    return clock->native ? clock_read(now) : clock_ask(clock, now);
+}
+
+/* cells.c */
+int cells_add(PyObject *module, State *state);
+
+/* steps.c */
+int steps_add(PyObject *module, State *state);
+int step_run(State *state, Step *step, PyObject *record, PyObject *task, PyObject *callback, PyObject *const *args,
+             Py_ssize_t nargs, PyObject *loop);
+PyObject *step_bind(State *state, Step *step, PyObject *record, PyObject *task, PyObject *callback, PyObject *loop,
+                    PyObject *raised);
+PyObject *take_raised(void);
+
+/* handles.c */
+PyObject *use_handles(PyObject *module, PyObject *handle);
+PyObject *handle_for_step(State *state, Step *step, PyObject *record, PyObject *task, PyObject *callback,
+                          PyObject *arg, PyObject *loop, PyObject *context);
+PyObject *handle_plain(State *state, PyObject *callback, PyObject *const *args, Py_ssize_t nargs, PyObject *loop,
+                       PyObject *context);
+
+/* announce.c */
+int announce_add(PyObject *module, State *state);
+
+#endif

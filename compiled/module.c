@@ -1,0 +1,164 @@
+/* The module: one state for each interpreter, and what is looked up once. */
+
+#include "compiled.h"
+
+State *
+state_of(PyTypeObject *type)
+{
+    return (State *)PyType_GetModuleState(type);
+}
+
+/* New: the method `name` of a class of a module, and the C function behind it if it is one that takes `flags`. */
+static PyObject *
+find_method(const char *module, const char *class, const char *name, int flags, PyCFunction *function)
+{
+    PyObject *found = NULL, *imported = PyImport_ImportModule(module);
+    PyObject *owner = imported == NULL ? NULL : PyObject_GetAttrString(imported, class);
+    if (owner != NULL) {
+        found = PyObject_GetAttrString(owner, name);
+    }
+    if (found != NULL && Py_IS_TYPE(found, &PyMethodDescr_Type) &&
+        ((PyMethodDescrObject *)found)->d_method->ml_flags == flags) {
+        *function = ((PyMethodDescrObject *)found)->d_method->ml_meth;
+    }
+    Py_XDECREF(owner);
+    Py_XDECREF(imported);
+    return found;
+}
+
+static int
+find_methods(State *state)
+{
+    PyObject *time = PyImport_ImportModule("time");
+    if (time == NULL) {
+        return -1;
+    }
+    state->perf_counter_ns = PyObject_GetAttrString(time, "perf_counter_ns");
+    Py_DECREF(time);
+    state->native_clock = -1; /* not known yet */
+    state->append = find_method("collections", "deque", "append", METH_O, &state->call_append);
+    /* Without asyncio's C code there is no C task, and `done` is asked for by its name. */
+    state->done = find_method("_asyncio", "Future", "done", METH_NOARGS, &state->call_done);
+    if (state->done == NULL) {
+        PyErr_Clear();
+    }
+    if (state->perf_counter_ns == NULL || state->append == NULL) {
+        return -1;
+    }
+    if (state->call_append != NULL) {
+        state->deque_type = (PyTypeObject *)Py_NewRef(PyDescr_TYPE(state->append));
+    }
+    return 0;
+}
+
+static int
+intern_names(State *state)
+{
+    struct {
+        PyObject **place;
+        const char *name;
+    } names[] = {
+        {&state->s_otel_asyncio, "_otel_asyncio"},
+        {&state->s_done, "done"},
+        {&state->s_self, "__self__"},
+        {&state->s_ready, "_ready"},
+        {&state->s_debug, "_debug"},
+        {&state->s_closed, "_closed"},
+        {&state->s_context, "context"},
+        {&state->s_shard, "shard"},
+        {&state->s_delays, "delays"},
+        {&state->s_offer, "offer"},
+        {&state->s_append, "append"},
+        {&state->s_source_traceback, "_source_traceback"},
+    };
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(names); i++) {
+        if ((*names[i].place = PyUnicode_InternFromString(names[i].name)) == NULL) {
+            return -1;
+        }
+    }
+    state->context_keyword = PyTuple_Pack(1, state->s_context);
+    return state->context_keyword == NULL ? -1 : 0;
+}
+
+static int
+module_exec(PyObject *module)
+{
+    State *state = PyModule_GetState(module);
+    state->spare_bound.limit = state->spare_handles.limit = SPARE;
+    if (intern_names(state) < 0 || find_methods(state) < 0 || cells_add(module, state) < 0 ||
+        steps_add(module, state) < 0 || announce_add(module, state) < 0) {
+        return -1;
+    }
+    return PyModule_AddIntConstant(module, "INTERFACE", INTERFACE);
+}
+
+/* What may be part of a cycle. The rest stays until the module is freed: hooks may still be called meanwhile. */
+#define EACH_IN_CYCLES(DO)                                                                                  \
+    DO(handle_type) DO(handle_base) DO(base_run) DO(cell_type) DO(timed_type) DO(loop_type)      \
+    DO(step_type) DO(bound_type) DO(announcer_type) DO(done) DO(append) DO(deque_type) DO(perf_counter_ns)
+
+#define EACH_NAME(DO)                                                                                \
+    DO(s_otel_asyncio) DO(s_done) DO(s_self) DO(s_ready) DO(s_debug) DO(s_closed) DO(s_context)      \
+    DO(s_shard) DO(s_delays) DO(s_offer) DO(s_append) DO(s_source_traceback) DO(context_keyword)
+
+#define VISIT(field) Py_VISIT(state->field);
+#define CLEAR(field) Py_CLEAR(state->field);
+
+static int
+module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    State *state = PyModule_GetState(module);
+    EACH_IN_CYCLES(VISIT)
+    return 0;
+}
+
+static int
+module_clear(PyObject *module)
+{
+    State *state = PyModule_GetState(module);
+    state->call_done = state->call_append = NULL;
+    spare_drop(&state->spare_bound);
+    spare_drop(&state->spare_handles);
+    EACH_IN_CYCLES(CLEAR)
+    return 0;
+}
+
+static void
+module_free(void *module)
+{
+    State *state = PyModule_GetState(module);
+    module_clear(module);
+    EACH_NAME(CLEAR)
+}
+
+static PyMethodDef module_methods[] = {
+    {"use_handles", use_handles, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+#if PY_VERSION_HEX >= 0x030C0000
+    /* All state is the module's; the objects that are met belong to the interpreter that runs. */
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+    {0, NULL},
+};
+
+struct PyModuleDef compiled_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "otel_asyncio.observe._compiled",
+    .m_doc = "The compiled step hook, the twin of otel_asyncio.observe.steps.",
+    .m_size = sizeof(State),
+    .m_methods = module_methods,
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+    .m_free = module_free,
+};
+
+PyMODINIT_FUNC
+PyInit__compiled(void)
+{
+    return PyModuleDef_Init(&compiled_module);
+}

@@ -1,0 +1,509 @@
+/* The step of a task, and the callback that is announced in place of asyncio's own. */
+
+#include "compiled.h"
+
+/* Of how many steps of a task one goes into the histogram of delays, as in steps.py. */
+#define DELAY_EVERY 16
+
+/* ---- an exception that waits while something else is done ---- */
+
+/* New: the exception that was raised, with its traceback; NULL: none was. */
+PyObject *
+take_raised(void)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    return PyErr_GetRaisedException();
+#else
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    if (type == NULL) {
+        return NULL;
+    }
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (traceback != NULL) {
+        PyException_SetTraceback(value, traceback);
+    }
+    Py_DECREF(type);
+    Py_XDECREF(traceback);
+    return value;
+#endif
+}
+
+/* Raise it again; takes the reference. */
+static void
+raise_again(PyObject *raised)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    PyErr_SetRaisedException(raised);
+#else
+    if (raised != NULL) {
+        PyErr_Restore(Py_NewRef(Py_TYPE(raised)), raised, PyException_GetTraceback(raised));
+    }
+#endif
+}
+
+/* ---- what an observer is told; its own failures are the program's only where Python's would be ---- */
+
+static int
+tell(PyObject *callee, PyObject *const *args, Py_ssize_t nargs)
+{
+    PyObject *answer = PyObject_Vectorcall(callee, args, nargs, NULL);
+    Py_XDECREF(answer);
+    return answer == NULL ? -1 : 0;
+}
+
+static int
+tell_wait(Step *step, TimedCell *record, PyObject *task, PyObject *future, long long ready, long long started)
+{
+    int status = -1;
+    PyObject *times[2] = {PyLong_FromLongLong(ready), PyLong_FromLongLong(started)};
+    if (times[0] != NULL && times[1] != NULL) {
+        PyObject *args[] = {(PyObject *)record, task, future == NULL ? Py_None : future, times[0], times[1]};
+        status = tell(step->waited, args, 5);
+    }
+    Py_XDECREF(times[0]);
+    Py_XDECREF(times[1]);
+    return status;
+}
+
+static int
+tell_hold(Step *step, TimedCell *record, PyObject *task, long long started, long long ended)
+{
+    int status = -1;
+    PyObject *times[2] = {PyLong_FromLongLong(started), PyLong_FromLongLong(ended)};
+    if (times[0] != NULL && times[1] != NULL) {
+        PyObject *args[] = {(PyObject *)record, task, times[0], times[1]};
+        status = tell(step->held, args, 4);
+    }
+    Py_XDECREF(times[0]);
+    Py_XDECREF(times[1]);
+    return status;
+}
+
+/* loop.shard.delays.offer((delay, record)) */
+static int
+offer_delay(State *state, TimedCell *record, long long delay)
+{
+    int status = -1;
+    PyObject *shard = PyObject_GetAttr(record->loop, state->s_shard);
+    PyObject *delays = shard == NULL ? NULL : PyObject_GetAttr(shard, state->s_delays);
+    PyObject *offer = delays == NULL ? NULL : Py_BuildValue("LO", delay, record);
+    if (offer != NULL) {
+        PyObject *args[] = {delays, offer};
+        PyObject *answer = PyObject_VectorcallMethod(state->s_offer, args, 2, NULL);
+        status = answer == NULL ? -1 : 0;
+        Py_XDECREF(answer);
+    }
+    Py_XDECREF(shard);
+    Py_XDECREF(delays);
+    Py_XDECREF(offer);
+    return status;
+}
+
+/* Whether the task is done: asked as Python would ask, without the look-up where the answer is asyncio's C code. */
+static int
+is_done(State *state, PyObject *task)
+{
+    PyObject *answer;
+    if (state->call_done != NULL && PyObject_TypeCheck(task, PyDescr_TYPE(state->done))) {
+        answer = state->call_done(task, NULL);
+    }
+    else {
+        answer = PyObject_CallMethodNoArgs(task, state->s_done);
+    }
+    if (answer == NULL) {
+        return -1;
+    }
+    int done = PyObject_IsTrue(answer);
+    Py_DECREF(answer);
+    return done;
+}
+
+/* ---- one step ---- */
+
+static int
+run_counted(State *state, Step *step, PyObject *task, PyObject *callback, PyObject *const *args, Py_ssize_t nargs)
+{
+    int status = tell(callback, args, nargs);
+    PyObject *raised = status < 0 ? take_raised() : NULL;
+    int done = is_done(state, task);
+    PyObject *finished[] = {task, nargs > 0 ? args[0] : Py_None};
+    if (done < 0 || (done && tell(step->finish, finished, 2) < 0)) {
+        Py_XDECREF(raised);
+        return -1;
+    }
+    if (raised != NULL) {
+        raise_again(raised);
+    }
+    return status;
+}
+
+/* The first half: the wait is over. */
+static int
+begin(State *state, Step *step, TimedCell *record, PyObject *task, PyObject *future)
+{
+    LoopCell *loop = (LoopCell *)record->loop;
+    long long started, ready = record->ready, suspended = record->suspended;
+    if (clock_now(&step->clock, &started) < 0) {
+        return -1;
+    }
+    record->step_started = started;
+    record->ready = NOT_READY;
+    if (record->steps == 0) {
+        record->first_step = started;
+        if (record->kind != step->adopted) {
+            ready = suspended; /* it was ready when it was created */
+        }
+    }
+    /* A task that yields announces its next step from inside this one: ready is never before suspended. */
+    if (ready <= suspended) {
+        ready = suspended;
+    }
+    else if (ready - suspended > record->max_idle) {
+        record->max_idle = ready - suspended;
+    }
+    record->scheduled += started - ready;
+    if (loop->metered && record->steps % DELAY_EVERY == 0 && offer_delay(state, record, started - ready) < 0) {
+        return -1;
+    }
+    if (started - suspended >= step->longest_wait && record->steps != 0) {
+        return tell_wait(step, record, task, future, ready, started);
+    }
+    return 0;
+}
+
+/* The second half: the task has let go of the loop. */
+static int
+end(State *state, Step *step, TimedCell *record, PyObject *task, PyObject *future)
+{
+    long long ended, started = record->step_started;
+    if (clock_now(&step->clock, &ended) < 0) {
+        return -1;
+    }
+    record->suspended = ended;
+    record->step_started = 0;
+    record->steps++;
+    long long took = ended - started;
+    record->busy += took;
+    if (took > record->max_step) {
+        record->max_step = took;
+    }
+    if (took >= step->longest_step && tell_hold(step, record, task, started, ended) < 0) {
+        return -1;
+    }
+    int done = is_done(state, task);
+    if (done > 0) {
+        PyObject *finished[] = {(PyObject *)record, task, future == NULL ? Py_None : future};
+        return tell(step->finish, finished, 3);
+    }
+    return done;
+}
+
+static int
+run_timed(State *state, Step *step, TimedCell *record, PyObject *task, PyObject *callback, PyObject *const *args,
+          Py_ssize_t nargs)
+{
+    if (record->loop == NULL || !PyObject_TypeCheck(record->loop, state->loop_type)) {
+        PyErr_SetString(PyExc_TypeError, "a record's loop is a LoopCell");
+        return -1;
+    }
+    LoopCell *loop = (LoopCell *)Py_NewRef(record->loop);
+    PyObject *outer = loop->running;
+    loop->running = Py_NewRef(record);
+    PyObject *future = nargs > 0 ? args[0] : NULL;
+    int status = begin(state, step, record, task, future);
+    if (status == 0) {
+        status = tell(callback, args, nargs);
+        PyObject *raised = status < 0 ? take_raised() : NULL;
+        Py_XSETREF(loop->running, outer);
+        if (end(state, step, record, task, future) < 0) {
+            Py_XDECREF(raised);
+            status = -1;
+        }
+        else if (raised != NULL) {
+            raise_again(raised);
+        }
+    }
+    else {
+        Py_XSETREF(loop->running, outer);
+    }
+    Py_DECREF(loop);
+    return status;
+}
+
+static int
+run(State *state, Step *step, PyObject *record, PyObject *task, PyObject *callback, PyObject *const *args,
+    Py_ssize_t nargs)
+{
+    if (step->clock.ask == NULL) {
+        return run_counted(state, step, task, callback, args, nargs);
+    }
+    if (!PyObject_TypeCheck(record, state->timed_type)) {
+        PyErr_Format(PyExc_TypeError, "a timed step needs a TimedCell, not %.100s", Py_TYPE(record)->tp_name);
+        return -1;
+    }
+    return run_timed(state, step, (TimedCell *)record, task, callback, args, nargs);
+}
+
+/* New: what is kept of the loop, or NULL without an exception: it is followed no longer. */
+static LoopCell *
+cell_of(State *state, PyObject *record, PyObject *loop)
+{
+    PyObject *found = NULL;
+    if (PyObject_TypeCheck(record, state->timed_type)) {
+        found = Py_XNewRef(((TimedCell *)record)->loop);
+    }
+    else if (loop != NULL && (found = PyObject_GetAttr(loop, state->s_otel_asyncio)) == NULL) {
+        PyErr_Clear();
+    }
+    if (found != NULL && !PyObject_TypeCheck(found, state->loop_type)) {
+        Py_CLEAR(found);
+    }
+    return (LoopCell *)found;
+}
+
+/* Run asyncio's own `callback(*args)` as a step of the task. It leaves no frame; the loop's cell says that it runs. */
+int
+step_run(State *state, Step *step, PyObject *record, PyObject *task, PyObject *callback, PyObject *const *args,
+         Py_ssize_t nargs, PyObject *loop)
+{
+    LoopCell *cell = cell_of(state, record, loop);
+    if (cell == NULL) {
+        return run(state, step, record, task, callback, args, nargs);
+    }
+    PyObject *outer = cell->innermost;
+    long long turn = cell->turn;
+    cell->innermost = Py_NewRef(record);
+    cell->turn = ++cell->turns;
+    cell->frameless++;
+    int status = run(state, step, record, task, callback, args, nargs);
+    cell->frameless--;
+    cell->turn = turn;
+    Py_XSETREF(cell->innermost, outer);
+    Py_DECREF(cell);
+    return status;
+}
+
+/* ---- Step: `step(task, callback)`, `step(task, callback, future)`, which is the one in Python ---- */
+
+static PyObject *
+step_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *keywords)
+{
+    PyObject *plain = Py_NewRef(((Step *)self)->plain), *answer = PyObject_Vectorcall(plain, args, nargsf, keywords);
+    Py_DECREF(plain);
+    return answer;
+}
+
+static PyObject *
+step_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"plain", "finish", "clock", "waited", "held", "limits", "adopted", NULL};
+    PyObject *plain, *finish, *clock = NULL, *waited = NULL, *held = NULL, *adopted = NULL;
+    long long wait = 0, hold = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$OOO(LL)O:Step", names, &plain, &finish, &clock, &waited, &held, &wait,
+                                     &hold, &adopted)) {
+        return NULL;
+    }
+    if ((clock == NULL) != (waited == NULL) || (clock == NULL) != (held == NULL) ||
+        (clock == NULL) != (adopted == NULL)) {
+        PyErr_SetString(PyExc_TypeError, "a step is timed with all of clock, waited, held, limits, adopted, or not");
+        return NULL;
+    }
+    Step *step = (Step *)type->tp_alloc(type, 0);
+    if (step == NULL) {
+        return NULL;
+    }
+    step->vectorcall = step_vectorcall;
+    step->plain = Py_NewRef(plain);
+    step->finish = Py_NewRef(finish);
+    step->waited = Py_XNewRef(waited);
+    step->held = Py_XNewRef(held);
+    step->adopted = Py_XNewRef(adopted);
+    step->longest_wait = wait;
+    step->longest_step = hold;
+    if (clock != NULL && clock_set(state_of(type), &step->clock, clock) < 0) {
+        Py_DECREF(step);
+        return NULL;
+    }
+    return (PyObject *)step;
+}
+
+/* Bound to a task, as a function would be. */
+static PyObject *
+step_get(PyObject *self, PyObject *object, PyObject *type)
+{
+    return object == NULL || object == Py_None ? Py_NewRef(self) : PyMethod_New(self, object);
+}
+
+static int
+step_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Step *step = (Step *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(step->plain);
+    Py_VISIT(step->finish);
+    Py_VISIT(step->waited);
+    Py_VISIT(step->held);
+    Py_VISIT(step->adopted);
+    Py_VISIT(step->clock.ask);
+    return 0;
+}
+
+static int
+step_clear(PyObject *self)
+{
+    Step *step = (Step *)self;
+    Py_CLEAR(step->plain);
+    Py_CLEAR(step->finish);
+    Py_CLEAR(step->waited);
+    Py_CLEAR(step->held);
+    Py_CLEAR(step->adopted);
+    Py_CLEAR(step->clock.ask);
+    return 0;
+}
+
+static void
+step_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    step_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMemberDef step_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Step, vectorcall), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot step_slots[] = {
+    {Py_tp_new, step_new},           {Py_tp_call, PyVectorcall_Call}, {Py_tp_descr_get, step_get},
+    {Py_tp_traverse, step_traverse}, {Py_tp_clear, step_clear},       {Py_tp_dealloc, step_dealloc},
+    {Py_tp_members, step_members},   {0, NULL},
+};
+
+#define CALLABLE (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL)
+
+static PyType_Spec step_spec = {"otel_asyncio.observe._compiled.Step", sizeof(Step), 0, CALLABLE, step_slots};
+
+/* ---- BoundStep: stands in for asyncio's callback, and looks like it ---- */
+
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    State *state;
+    PyObject *step, *record, *task, *callback, *loop;
+    PyObject *raised; /* it has run, and this is what left it: called again, it only raises */
+} BoundStep;
+
+static PyObject *
+bound_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *keywords)
+{
+    BoundStep *bound = (BoundStep *)self;
+    if (keywords != NULL && PyTuple_GET_SIZE(keywords) > 0) {
+        return PyObject_Vectorcall(bound->callback, args, nargsf, keywords); /* which refuses them */
+    }
+    if (bound->raised != NULL) {
+        PyObject *raised = bound->raised;
+        bound->raised = NULL;
+        raise_again(raised);
+        return NULL;
+    }
+    Py_INCREF(self); /* whoever calls may let go of it meanwhile */
+    int status = step_run(bound->state, (Step *)bound->step, bound->record, bound->task, bound->callback, args,
+                          PyVectorcall_NARGS(nargsf), bound->loop);
+    Py_DECREF(self);
+    return status < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+PyObject *
+step_bind(State *state, Step *step, PyObject *record, PyObject *task, PyObject *callback, PyObject *loop,
+          PyObject *raised)
+{
+    if (state->bound_type == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the interpreter is shutting down");
+        return NULL;
+    }
+    BoundStep *bound = (BoundStep *)spare_take(&state->spare_bound, state->bound_type);
+    if (bound == NULL && (bound = PyObject_GC_New(BoundStep, state->bound_type)) == NULL) {
+        return NULL;
+    }
+    bound->vectorcall = bound_vectorcall;
+    bound->state = state;
+    bound->step = Py_NewRef(step);
+    bound->record = Py_NewRef(record);
+    bound->task = Py_NewRef(task);
+    bound->callback = Py_NewRef(callback);
+    bound->loop = Py_XNewRef(loop);
+    bound->raised = Py_XNewRef(raised);
+    PyObject_GC_Track(bound);
+    return (PyObject *)bound;
+}
+
+static PyObject *
+bound_getattr(PyObject *self, PyObject *name)
+{
+    return PyObject_GetAttr(((BoundStep *)self)->callback, name);
+}
+
+static PyObject *
+bound_repr(PyObject *self)
+{
+    return PyObject_Repr(((BoundStep *)self)->callback);
+}
+
+static int
+bound_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    BoundStep *bound = (BoundStep *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(bound->step);
+    Py_VISIT(bound->record);
+    Py_VISIT(bound->task);
+    Py_VISIT(bound->callback);
+    Py_VISIT(bound->loop);
+    Py_VISIT(bound->raised);
+    return 0;
+}
+
+static void
+bound_dealloc(PyObject *self)
+{
+    BoundStep *bound = (BoundStep *)self;
+    PyObject_GC_UnTrack(self);
+    Py_DECREF(bound->step);
+    Py_DECREF(bound->record);
+    Py_DECREF(bound->task);
+    Py_DECREF(bound->callback);
+    Py_XDECREF(bound->loop);
+    Py_XDECREF(bound->raised);
+    spare_keep(&bound->state->spare_bound, self);
+}
+
+static PyMemberDef bound_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(BoundStep, vectorcall), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+/* No tp_clear: whatever cycle it is part of goes through a task, which has one. */
+static PyType_Slot bound_slots[] = {
+    {Py_tp_call, PyVectorcall_Call}, {Py_tp_getattro, bound_getattr}, {Py_tp_repr, bound_repr},
+    {Py_tp_traverse, bound_traverse}, {Py_tp_dealloc, bound_dealloc}, {Py_tp_members, bound_members},
+    {0, NULL},
+};
+
+static PyType_Spec bound_spec = {
+    "otel_asyncio.observe._compiled.BoundStep", sizeof(BoundStep), 0,
+    CALLABLE | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE, bound_slots};
+
+int
+steps_add(PyObject *module, State *state)
+{
+    state->step_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &step_spec, NULL);
+    state->bound_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &bound_spec, NULL);
+    if (state->step_type == NULL || state->bound_type == NULL) {
+        return -1;
+    }
+    return PyModule_AddType(module, state->step_type);
+}

@@ -1,0 +1,15 @@
+"""The hot path that runs: compiled, or the Python that it is the twin of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from otel_asyncio.observe.flavour import extension
+from otel_asyncio.observe.steps import takes_handles_directly
+
+if TYPE_CHECKING or extension is None:
+    from otel_asyncio.observe.steps import make_call_soon, make_call_soon_of, make_step, make_unrecorded_step
+else:
+    from otel_asyncio.observe.compiled import make_call_soon, make_call_soon_of, make_step, make_unrecorded_step
+
+__all__ = ["make_call_soon", "make_call_soon_of", "make_step", "make_unrecorded_step", "takes_handles_directly"]
