@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -160,6 +161,8 @@ def jobs(report: Report, options: argparse.Namespace) -> list[Job]:
 def main() -> int:
     """0 if everything that was run passed and, where that is asked for, everything was run."""
     options = arguments(sys.argv[1:])
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it puts into the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # CPython's tests of it would wait for ever
     report = Report(strict=os.environ.get("OTEL_ASYNCIO_NO_SKIP") == "1")
     with only_run(cache_folder()):
         run_jobs(jobs(report, options), options.lanes)
