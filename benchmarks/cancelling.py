@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
-from waits import bare, table, traced
+from waits import arguments, bare, table, traced
 
 CANCELS, SCOPES, STORM = 100, 5_000, 10_000
 
@@ -89,4 +89,4 @@ ROWS = (
 
 
 if __name__ == "__main__":
-    table(ROWS, __doc__)
+    table(ROWS, arguments(__doc__).parse_args().rounds)

@@ -170,13 +170,15 @@ ROWS = (
 )
 
 
-def table(rows: Any, description: str | None) -> None:
-    """Measure and print; a row is a title, the arguments of `compared`, and how it is timed if not on a loop."""
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """How often every row is measured."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--seconds", type=float, default=30, help="for each look at the watchdog's thread")
-    options = parser.parse_args()
-    rounds = options.rounds
+    return parser
+
+
+def table(rows: Any, rounds: int) -> None:
+    """Measure and print; a row is a title, the arguments of `compared`, and how it is timed if not on a loop."""
     print("| | without | adds | ratio (middle half) |")
     print("| --- | --- | --- | --- |")
     for title, program, without, with_it, *timing in rows:
@@ -185,8 +187,15 @@ def table(rows: Any, description: str | None) -> None:
             f"| {title} | {before * 1e6:.2f} µs | {added * 1e6:+.2f} µs | {middle:.2f}× ({low:.2f} … {high:.2f}) |",
             flush=True,
         )
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--seconds", type=float, default=30, help="for each look at the watchdog's thread")
+    options = parser.parse_args()
+    table(ROWS, options.rounds)
     watchdog(options.seconds)
 
 
 if __name__ == "__main__":
-    table(ROWS, __doc__)
+    main()
