@@ -29,11 +29,11 @@ def said_by(call: Callable[[], Any], caplog: pytest.LogCaptureFixture) -> list[s
 
 async def blocks() -> None:
     async def slow() -> None:
-        time.sleep(0.02)  # noqa: ASYNC251 - blocking is what is looked at
+        time.sleep(0.2)  # noqa: ASYNC251 - blocking is what is looked at
         await asyncio.sleep(0)
-        time.sleep(0.02)  # noqa: ASYNC251
+        time.sleep(0.2)  # noqa: ASYNC251
 
-    asyncio.get_running_loop().slow_callback_duration = 0.01
+    asyncio.get_running_loop().slow_callback_duration = 0.1
     await asyncio.create_task(slow(), name="slow")
 
 
