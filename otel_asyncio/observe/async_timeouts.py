@@ -37,11 +37,10 @@ def watch(observation: Observation, module: Any) -> list[Callable[[], None]]:
     scope: Any = module.Timeout
     if issubclass(scope, asyncio.Timeout) or not hasattr(scope, "_do_exit"):
         return []
-    cancellations = observation.cancellations
+    cancellations, leaving = observation.cancellations, scope._do_exit.__code__
     cancellations.origins.add(scope._on_timeout, _expired)
-    cancellations.scopes |= {scope._do_exit.__code__, module._uncancel_task.__code__}
-    RAISES.add(scope._do_exit.__code__)
-    leaving = scope._do_exit.__code__
+    cancellations.scopes |= {leaving, module._uncancel_task.__code__}
+    RAISES.add(leaving)
     return [
         replace_shared(scope, "_reschedule", _make_reschedule),
         replace_shared(scope, "_reject", partial(_make_reject, leaving)),

@@ -6,14 +6,16 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
 from .otlp import Span
 from .receivers import DatadogTestAgent
 
+Driven = TypeVar("Driven")
 PROGRAMS = Path(__file__).with_name("programs")
 TIMEOUT = 120.0
 NO_BLOCKS = {"OTEL_PYTHON_ASYNCIO_BLOCK_THRESHOLD": "off"}
@@ -38,6 +40,31 @@ def run(*command: str, environment: Mapping[str, str]) -> subprocess.CompletedPr
     done = subprocess.run(command, env=clean_environment(environment), capture_output=True, text=True, timeout=TIMEOUT)
     assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-4000:]}"
     return done
+
+
+def drive_service(
+    *command: str, environment: Mapping[str, str], drive: Callable[[str], Driven]
+) -> tuple[Driven, str, str]:
+    """Starts a service, drives it with the first line it prints, and terminates it.
+
+    Returns what the driver did, and the rest of what the service printed and said on standard error. One that fails is a
+    failure of the test, with the end of what it said.
+    """
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=clean_environment(environment), **pipes) as process:
+        try:
+            assert process.stdout is not None
+            first = process.stdout.readline()
+            assert first, "it ended before it was ready"
+            driven = drive(first)
+            process.terminate()
+            out, errors = process.communicate(timeout=TIMEOUT)
+        except BaseException as failure:
+            process.kill()
+            failure.add_note(f"the service said: {process.communicate()[1][-4000:]}")
+            raise
+    assert process.returncode == 0, f"the service ended with {process.returncode}:\n{errors[-4000:]}"
+    return driven, out, errors
 
 
 def run_into(agent: DatadogTestAgent, *command: str, protocol: str, service: str) -> list[Span]:

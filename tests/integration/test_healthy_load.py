@@ -8,7 +8,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, product
@@ -16,7 +15,7 @@ from itertools import cycle, product
 import pytest
 
 from .load import Caller
-from .running import TIMEOUT, clean_environment, program, require
+from .running import TIMEOUT, drive_service, program, require
 
 APPS = {
     "aiohttp": ("aiohttp", "opentelemetry.instrumentation.aiohttp_server"),
@@ -42,26 +41,20 @@ def asks(port: int, paths: list[str], first: int, seconds: float) -> int:
     return answers
 
 
+def ask_everything(line: str) -> int:
+    """A connection for each of the paths that the service has told after its port; how many answers they got."""
+    port, *paths = line.split()
+    with ThreadPoolExecutor(len(paths)) as threads:
+        lots = [threads.submit(asks, int(port), paths, first, SECONDS) for first in range(len(paths))]
+        return sum(lot.result() for lot in lots)
+
+
 @pytest.mark.timeout(SECONDS + 120)
 @pytest.mark.parametrize(("app", "loop"), list(product(APPS, ("asyncio", "uvloop"))))
 def test_mixed_load_in_which_all_is_well_reports_no_problem(app: str, loop: str) -> None:
     require(*APPS[app], loop)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = program("healthy_service.py", app, "--loop", loop)
-    with subprocess.Popen(command, env=clean_environment(SETTINGS), **pipes) as process:
-        try:
-            assert process.stdout is not None
-            port, *paths = process.stdout.readline().split()
-            with ThreadPoolExecutor(len(paths)) as threads:
-                lots = [threads.submit(asks, int(port), paths, first, SECONDS) for first in range(len(paths))]
-                answers = sum(lot.result() for lot in lots)
-            process.terminate()
-            out, errors = process.communicate(timeout=TIMEOUT)
-        except BaseException as failure:
-            process.kill()
-            failure.add_note(process.communicate()[1][-4000:])
-            raise
-    assert process.returncode == 0, errors[-4000:]
+    answers, out, errors = drive_service(*command, environment=SETTINGS, drive=ask_everything)
     spans, problems = json.loads(out)
     print(f"{app} on {loop}: {answers} answers, {spans} spans, {len(problems)} problems")
     assert [(each["name"], each["attributes"]) for each in problems] == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from .load import Caller
-from .running import PROGRAMS, TIMEOUT, clean_environment, line_of, program, require
+from .running import PROGRAMS, TIMEOUT, drive_service, line_of, program, require
 
 APPS = {
     "aiohttp": ("aiohttp", "opentelemetry.instrumentation.aiohttp_server"),
@@ -51,24 +50,16 @@ def answered() -> Callable[[str, str], Answered]:
     def run(app: str, loop: str) -> Answered:
         require(*APPS[app], loop)
         command = program("slow_service.py", app, "--loop", loop)
-        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        with subprocess.Popen(command, env=clean_environment(BLOCKS), **pipes) as process:
-            try:
-                assert process.stdout is not None
-                port = int(process.stdout.readline())
-                with ThreadPoolExecutor(len(PATHS)) as threads:
-                    callers = list(threads.map(lambda path: ask(port, path), PATHS))
-                callers.append(ask(port, "/block"))  # alone: it would be in the way of all others
-                process.terminate()
-                out, errors = process.communicate(timeout=TIMEOUT)
-            except BaseException as failure:
-                process.kill()
-                failure.add_note(process.communicate()[1][-4000:])
-                raise
-        assert process.returncode == 0, errors[-4000:]
+        callers, out, errors = drive_service(*command, environment=BLOCKS, drive=ask_all)
         return Answered(callers, json.loads(out), errors)
 
     return run
+
+
+def ask_all(port: str) -> list[tuple[str, Caller]]:
+    with ThreadPoolExecutor(len(PATHS)) as threads:
+        callers = list(threads.map(lambda path: ask(int(port), path), PATHS))
+    return [*callers, ask(int(port), "/block")]  # alone: it would be in the way of all others
 
 
 def ask(port: int, path: str) -> tuple[str, Caller]:
