@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import _thread
 import atexit
 import logging
 import os
-import signal
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
 
+from otel_asyncio.ending import EXIT_SECONDS, Ending, within
 from otel_asyncio.environment import Exports, exports
 from otel_asyncio.instrumentor import AsyncioInstrumentor
 from otel_asyncio.settings import Settings
@@ -33,9 +30,6 @@ if TYPE_CHECKING:
 KEPT_IN_A_SESSION = 10_000
 TERMINATION_SECONDS = 2.0
 """So long the spans may take to leave when SIGTERM ends the process."""
-
-EXIT_SECONDS = 5.0
-"""So long the last spans and metrics may take to leave when the process exits. The SDK would try for up to 30 s."""
 
 _SAID_OTHERWISE = (
     "OTEL_BSP_EXPORT_TIMEOUT",
@@ -76,22 +70,7 @@ class Telemetry:
         time and nothing else.
         """
         provider = self.tracer_provider
-        return provider is None or _within(seconds, lambda: provider.force_flush(int(seconds * 1000)))
-
-
-def _within(seconds: float, work: Callable[[], object]) -> bool:
-    """Have another thread do the work, and wait for that so long; whether it was done."""
-    done = _thread.allocate_lock()
-    done.acquire()
-
-    def do() -> None:
-        try:
-            work()
-        finally:
-            done.release()
-
-    _thread.start_new_thread(do, ())
-    return done.acquire(timeout=seconds)
+        return provider is None or within(seconds, lambda: provider.force_flush(int(seconds * 1000)))
 
 
 _telemetry: Telemetry | None = None
@@ -143,9 +122,10 @@ def configure(
     resource = _resource(service_name)
     _telemetry = Telemetry(_tracer_provider(resource, exporters, kept), kept)
     meters = _meter_provider(resource, wanted)
-    atexit.register(_shut_down, [each for each in (_telemetry.tracer_provider, meters) if each is not None], patience)
+    ending = Ending(_telemetry, [each for each in (_telemetry.tracer_provider, meters) if each is not None], patience)
+    atexit.register(ending.at_exit)
     AsyncioInstrumentor().instrument(settings=settings)
-    _flush_at_termination(_telemetry)
+    ending.take_termination()
     return _telemetry
 
 
@@ -213,29 +193,6 @@ def _tracer_provider(
     return provider
 
 
-def _shut_down(providers: Sequence[TracerProvider | MeterProvider], patience: float | None) -> None:
-    """Send what is left; an impatient Ctrl-C gives it up, and is no error of the program."""
-
-    def shut_down() -> None:
-        for provider in providers:
-            provider.shutdown()
-
-    with suppress(KeyboardInterrupt):
-        if patience is None or not _may_start_threads():
-            shut_down()
-        elif not _within(patience, shut_down):
-            logger.warning(
-                "otel_asyncio: nobody took the last spans within %g s: given up. "
-                "With OTEL_EXPORTER_OTLP_TIMEOUT set, the SDK decides how long",
-                patience,
-            )
-
-
-def _may_start_threads() -> bool:
-    """Whether a thread can be started when the interpreter exits: 3.12.0 and 3.12.1 refuse it (gh-113964)."""
-    return not (3, 12) <= sys.version_info < (3, 12, 2)
-
-
 def _meter_provider(resource: Resource, wanted: Exports) -> MeterProvider | None:
     if not wanted.metrics:
         return None
@@ -255,21 +212,3 @@ def _load(signal_name: str, name: str) -> Callable[[], Any]:
     """The exporter of an entry point: nothing else is imported, gRPC for one."""
     (found,) = entry_points(group=f"opentelemetry_{signal_name}_exporter", name=name)
     return found.load()  # type: ignore[no-any-return]
-
-
-def _flush_at_termination(telemetry: Telemetry) -> None:
-    """Take SIGTERM where nobody has, so that the last spans leave; the process still dies by the signal."""
-    if threading.current_thread() is not threading.main_thread():
-        return
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        return
-
-    def terminate(number: int, _: Any) -> None:
-        telemetry.flush()
-        if telemetry.last_words is not None:
-            telemetry.last_words()
-        if signal.getsignal(number) is terminate:
-            signal.signal(number, signal.SIG_DFL)
-        signal.raise_signal(number)
-
-    signal.signal(signal.SIGTERM, terminate)

@@ -12,7 +12,7 @@ from . import started
 from .started import Ended
 
 HEAD = """
-import asyncio, os, signal, sys, threading
+import asyncio, os, signal, sys, threading, time
 import otel_asyncio
 from opentelemetry import trace
 async def fetch(): await asyncio.sleep(0.01)
@@ -121,6 +121,31 @@ threading.Event().wait(60)
     (tmp_path / "service.py").write_text(HEAD + stuck)
     ended = started.interrupted(sys.executable, "service.py", folder=tmp_path, number=signal.SIGTERM)
     assert ended.status == -signal.SIGTERM
+
+
+STRUCK = """
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+class Struck(SpanExporter):
+    strikes = {strikes}
+    def export(self, spans):
+        for _ in range(self.strikes):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)
+        self.strikes = 0
+        print('exported', len(spans), flush=True)
+        return SpanExportResult.SUCCESS
+otel_asyncio.configure(exporters=[(Struck(), {{}})]); asyncio.run(main())
+"""
+
+
+def test_sigterm_while_the_exit_sends_the_last_spans_loses_none(tmp_path: Path) -> None:
+    ended = run(tmp_path, STRUCK.format(strikes=1))
+    assert ended == started.Ended(-signal.SIGTERM, "exported 2\n", "")
+
+
+def test_a_second_sigterm_cuts_the_exit_short(tmp_path: Path) -> None:
+    ended = run(tmp_path, STRUCK.format(strikes=2))
+    assert ended == started.Ended(-signal.SIGTERM, "", "")
 
 
 IMPATIENT = "sys.modules['otel_asyncio.configure'].EXIT_SECONDS = 0.2\notel_asyncio.configure(); asyncio.run(main())"
