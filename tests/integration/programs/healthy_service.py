@@ -7,6 +7,7 @@ spans there were and the problems as JSON.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import signal
 import socket
@@ -20,6 +21,15 @@ from service import loop_factory
 from slow_service import aiohttp_app, starlette_app
 
 import otel_asyncio
+
+IMPORTED = {
+    "aiohttp": ("aiohttp.web", "opentelemetry.instrumentation.aiohttp_server"),
+    "starlette": (
+        "opentelemetry.instrumentation.asgi", "starlette.applications", "starlette.responses", "starlette.routing",
+        "uvicorn", "uvicorn.lifespan.off", "uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto",
+    ),
+}  # fmt: skip
+"""What would be imported on the loop, and block it: uvicorn does so when it starts."""
 
 
 class Healthy:
@@ -100,6 +110,8 @@ async def serve(app: Any, provider: TracerProvider) -> None:
 
 
 def main() -> None:
+    for module in IMPORTED[sys.argv[1]]:
+        importlib.import_module(module)
     provider, tally = TracerProvider(), Tally()
     provider.add_span_processor(tally)
     otel_asyncio.AsyncioInstrumentor().instrument(tracer_provider=provider)
