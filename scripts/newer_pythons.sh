@@ -1,5 +1,6 @@
 #!/bin/sh
-# A small Debian sid in a folder, with the CPython versions that a stable Debian does not have, and their own tests.
+# A small Debian sid in a folder, with the CPython versions that a stable Debian does not have, their own tests, and what
+# the compiled step hook is built with.
 #
 #   newer_pythons.sh build DIR           make it, or complete it (root, on Debian)
 #   newer_pythons.sh enter DIR COMMAND   run COMMAND in it
@@ -43,11 +44,24 @@ share_network_settings() {
 install_pythons() {
     # A mirror's index of sid may be weeks old; its signature still holds.
     printf 'Acquire::Check-Valid-Until "false";\nAPT::Install-Recommends "false";\n' > "$dir/etc/apt/apt.conf.d/99local"
-    packages=
-    for version in $versions; do packages="$packages python$version-venv libpython$version-testsuite"; done
-    chroot "$dir" apt-get update -q
-    # shellcheck disable=SC2086 # a list of words
-    chroot "$dir" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q $packages
+    packages='' compiler="gcc libc6-dev"
+    for version in $versions; do
+        packages="$packages python$version-venv libpython$version-testsuite"
+        compiler="$compiler python$version-dev"
+    done
+    # One that is complete but for the compiler stays of use without it, and without the archive.
+    # shellcheck disable=SC2086 # lists of words
+    {
+        installed $packages || fetch $packages
+        installed $compiler || fetch $compiler || echo "without a compiler: the Python flavour of the step hook runs there" >&2
+    }
+}
+
+installed() { chroot "$dir" dpkg -s "$@" >/dev/null 2>&1; }
+
+fetch() {
+    chroot "$dir" apt-get update -q &&
+        chroot "$dir" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q "$@"
 }
 
 enter() {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import gc
 import os
@@ -31,7 +32,7 @@ def said(done: subprocess.CompletedProcess[str]) -> tuple[int, str, str]:
 
 
 def test_what_was_asked_for_runs() -> None:
-    if os.environ.get(flavour.COMPILED, "0") == "0":
+    if os.environ.get(flavour.COMPILED) == "0":
         assert (flavour.FLAVOUR, flavour.extension) == ("python", None)
     elif sysconfig.get_config_var("Py_GIL_DISABLED"):
         assert flavour.FLAVOUR == "python"
@@ -42,10 +43,14 @@ def test_what_was_asked_for_runs() -> None:
 ASK = "from otel_asyncio.observe import flavour; print(flavour.FLAVOUR, '|', flavour.reason)"
 
 
-@pytest.mark.parametrize("value", ("", "0"))
-def test_python_runs_where_nothing_else_is_asked_for(value: str) -> None:
-    done = run_python(ASK, OTEL_ASYNCIO_COMPILED=value)
-    assert said(done) == (0, "python | OTEL_ASYNCIO_COMPILED is not set", "")
+def test_python_runs_where_it_is_asked_for() -> None:
+    assert said(run_python(ASK, OTEL_ASYNCIO_COMPILED="0")) == (0, "python | OTEL_ASYNCIO_COMPILED is 0", "")
+
+
+@compiled_only
+@pytest.mark.parametrize("value", ("", "1"))
+def test_what_was_compiled_runs_unless_python_is_asked_for(value: str) -> None:
+    assert said(run_python(ASK, OTEL_ASYNCIO_COMPILED=value)) == (0, "compiled |", "")
 
 
 @pytest.mark.parametrize(
@@ -199,6 +204,108 @@ def test_after_a_fork_the_child_goes_on() -> None:
     print("parent")"""
     done = run_python(PROGRAM.format(then=then))
     assert (done.returncode, done.stdout.split()) == (0, ["child", "parent"]), done.stderr
+
+
+NO_MEMORY = """
+import asyncio, contextvars, sys, _testcapi
+from opentelemetry.sdk.trace import TracerProvider
+from otel_asyncio import AsyncioInstrumentor, Settings
+
+settings = Settings(block_threshold=float("inf"), stuck_after=float("inf"))  # no thread, whose allocations would count
+AsyncioInstrumentor().instrument(tracer_provider=TracerProvider(), settings=settings)
+
+async def wait(future):
+    await future
+
+def without_memory(n, act):
+    failed = False
+    _testcapi.set_nomemory(n, n + 1)
+    try:
+        act()
+    except MemoryError:
+        failed = True
+    finally:
+        _testcapi.remove_mem_hooks()
+    return failed
+
+def go_on(loop):
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+
+def waiting(loop):
+    future = loop.create_future()
+    task = loop.create_task(wait(future))
+    go_on(loop)
+    [(wake_up, context)] = future._callbacks
+    return future, task, wake_up, context
+
+def plain(loop, n):
+    ran, context = [], contextvars.copy_context()
+    callback = ran.append
+    failed = without_memory(n, lambda: loop.call_soon(callback, 1, context=context))
+    go_on(loop)
+    assert ran == [1] * (not failed), (n, ran, failed)
+    return failed
+
+def announced(loop, n):
+    future, task, wake_up, context = waiting(loop)
+    held = [loop.call_soon(wake_up, future, context=context) for _ in range(100)]  # so that no spare one is left
+    loop._ready.clear()
+    failed = without_memory(n, lambda: loop.call_soon(wake_up, future, context=context))
+    assert len(loop._ready) == (not failed), n
+    loop._ready.clear()
+    future.set_result(None)
+    loop.run_until_complete(task)
+    return failed
+
+def cancelled(loop, n):
+    future, task, wake_up, context = waiting(loop)
+    held = [loop.call_soon(wake_up, future, context=context) for _ in range(100)]
+    for handle in held:
+        handle._args = ()  # each takes a stand-in, so that no spare one is left
+    handle = loop.call_soon(wake_up, future, context=context)
+    failed = without_memory(n, handle.cancel)
+    assert handle.cancelled()
+    loop._ready.clear()
+    future.set_result(None)
+    loop.run_until_complete(task)
+    return failed
+
+def run(loop, n):
+    future, task, wake_up, context = waiting(loop)
+    future.set_result(None)
+    handle = loop._ready.popleft()
+    told = []
+    loop.call_exception_handler = told.append
+    asyncio._set_running_loop(loop)
+    failed = without_memory(n, handle._run)
+    asyncio._set_running_loop(None)
+    del loop.call_exception_handler
+    cell = loop._otel_asyncio
+    assert (cell.frameless, cell.running, cell.innermost) == (0, None, None), n
+    go_on(loop)
+    assert task.done() or failed or told, n
+    task._log_destroy_pending = False
+    return failed or not task.done() or task.exception() is not None
+
+failures = {}
+for attempt in plain, announced, cancelled, run:
+    loop = asyncio.new_event_loop()
+    attempt(loop, 10**6)
+    failures[attempt.__name__] = sum(attempt(loop, n) for n in range(40))
+    loop.close()
+print(failures)
+"""
+
+
+@compiled_only
+def test_an_allocation_that_fails_is_a_memory_error_and_no_step_is_lost() -> None:
+    """One allocation at a time, in nothing but our calls: others crash the bare interpreter."""
+    pytest.importorskip("_testcapi", reason="needs Python with its own tests")
+    done = run_python(NO_MEMORY)
+    assert done.returncode == 0, done.stderr
+    failures = ast.literal_eval(done.stdout)
+    assert all(failures[what] for what in ("plain", "announced", "cancelled")), failures
 
 
 @needs_python(3, 13)

@@ -23,6 +23,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 STARTUP = HERE.parent / "cpython" / "traced_startup.py"
 RUN_TIMEOUT_SECONDS = 600
+COMPILED = "OTEL_ASYNCIO_COMPILED"
 MINIMUM_SPANS = 3000
 """All parts together export some ten thousand. Far fewer, and most of it was not traced at all."""
 
@@ -67,6 +68,7 @@ class Suite:
         report, log = self.folder / "report.xml", self.folder / "pytest.log"
         report.unlink(missing_ok=True)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "OTEL_", "PYTEST"))}
+        kept |= {name: value for name, value in os.environ.items() if name == COMPILED}
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junit-xml", str(report)]
         with log.open("w", encoding="utf-8") as output:
             subprocess.run(

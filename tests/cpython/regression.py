@@ -20,6 +20,7 @@ HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent.parent
 STARTUP = HERE / "traced_startup.py"
 MODULE_TIMEOUT_SECONDS = 300
+COMPILED = "OTEL_ASYNCIO_COMPILED"
 PROGRESS = re.compile(r"\[ *\d+/\d+(?:/\d+)?\] (?P<module>\S+) (?P<outcome>[a-z].*)")
 DURATION = re.compile(r" \([\d.]+ (?:sec|min)[^)]*\)| in [\d.]+ (?:sec|min).*| -- running .*")
 SUMMARY = "== Tests result"
@@ -128,8 +129,9 @@ def _lines(log: Path) -> list[str]:
 
 
 def _environment(outer: Mapping[str, str]) -> dict[str, str]:
-    """Settings of the outer run, ours and the interpreter's, must not reach the tests."""
-    return {name: value for name, value in outer.items() if not name.startswith(("PYTHON", "OTEL_", "VIRTUAL_ENV"))}
+    """Settings of the outer run, ours and the interpreter's, must not reach the tests; but which flavour is tested."""
+    kept = {name: value for name, value in outer.items() if not name.startswith(("PYTHON", "OTEL_", "VIRTUAL_ENV"))}
+    return kept | {name: value for name, value in outer.items() if name == COMPILED}
 
 
 def _read_report(report: Path, outcomes: Outcomes) -> None:
