@@ -122,7 +122,8 @@ class ExecutorSpans:
 
     def _tell(self, call: Call, attributes: Mapping[str, Any], span: Span | None) -> None:
         seen = {**_start_attributes(call), **attributes}
-        where = f"defined at {seen.get(names.CODE_FILE_PATH)}:{seen.get(names.CODE_LINE_NUMBER)}"
+        file, line = seen.get(names.CODE_FILE_PATH), seen.get(names.CODE_LINE_NUMBER)
+        where = f"defined at {file}:{line}" if file is not None else "a function in C"
         waited = (call.started or call.queued) - call.queued
         ids = None if span is None else span.get_span_context()
         what = "work waited for a free worker of its executor"

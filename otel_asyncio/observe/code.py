@@ -164,13 +164,15 @@ def creation_site(depth: int) -> Site | None:
     return None if point is None else Site(*point)
 
 
-def creation_point(depth: int) -> tuple[CodeType, int] | None:
-    """The first frame outside asyncio, anyio, uvloop and this package, `depth` callers up: its code and instruction.
+def creation_point(depth: int, frame: FrameType | None = None) -> tuple[CodeType, int] | None:
+    """The first frame outside asyncio, anyio, uvloop and this package: its code and instruction.
+
+    From `frame` outwards; where none is given, from `depth` callers up.
 
     None where a task was made by the loop itself: below a callback's frames lies whoever runs the loop, and that is
     not the line to blame. Nested in a running loop only; the task of `asyncio.run` is made by the line that calls it.
     """
-    frame: FrameType | None = sys._getframe(depth)
+    frame = frame or sys._getframe(depth)
     while frame is not None:
         code = frame.f_code
         key = id(code)

@@ -208,7 +208,10 @@ class LoopState(LoopCell):
             if code.housekeeping:
                 return self.unrecorded
             kind = (Kind.EAGER if suspended else Kind.TASK) if known else Kind.ADOPTED
-            made_at = creation_point(3) if known else None
+            # In the middle of its first step its own frames are the innermost: whoever made it is below them.
+            first = getattr(coro, "cr_frame", None) if getattr(coro, "cr_running", False) else None
+            made_at = creation_point(3, first and first.f_back) if known else None
+            first = None
             record = TaskRecord(self, self.now(), self.wall(), kind, code, qualname, made_at)
             if suspended:
                 record.ready = NOT_READY

@@ -95,6 +95,18 @@ def _made(maker: Any, record: Any) -> bool:
     return record is None or not record.timed or (maker is not None and maker.timed and maker.id == record.creator)
 
 
+def _made_by_the_same(code: CodeType, record: Any) -> bool:
+    """Whether a method of the class that asks has made the task, in a callback: no task was its maker then.
+
+    A protocol begins the task of a connection in `connection_made`, and ends it in `connection_lost`.
+    """
+    site: Site | None = None if record.creator else record.site
+    if site is None or site.code.co_filename != code.co_filename:
+        return False
+    cls, _, _ = code.co_qualname.rpartition(".")
+    return cls != "" and cls == site.code.co_qualname.rpartition(".")[0]
+
+
 def _explicitly(frame: FrameType, request: Request, state: LoopState) -> None:
     request.site = Site(frame.f_code, frame.f_lasti)
     if state.runs_elsewhere():
@@ -108,7 +120,10 @@ def _explicitly(frame: FrameType, request: Request, state: LoopState) -> None:
     else:
         error = sys.exception()
         clean = error is None or not isinstance(error, Exception)
-        request.expected = clean and (_made(state.running, request.owner) or request.scope != 0)
+        owner = request.owner
+        request.expected = clean and (
+            _made(state.running, owner) or request.scope != 0 or _made_by_the_same(frame.f_code, owner)
+        )
 
 
 def _is_signal_handler(frame: FrameType | None, state: LoopState) -> bool:

@@ -200,7 +200,49 @@ async def a_connection_that_closes() -> bool:
     return task.cancelled()
 
 
+class Protocol(asyncio.Protocol):
+    """As aiohttp's: a task for each connection, made when it comes and cancelled when it goes; or at the end."""
+
+    def __init__(self, ended: asyncio.Event) -> None:
+        self.ended = ended
+
+    def connection_made(self, transport: Any) -> None:
+        self.task = asyncio.get_running_loop().create_task(self.answers())
+        self.task.add_done_callback(lambda _: self.ended.set())
+
+    async def answers(self) -> None:
+        await asyncio.sleep(60)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.task.cancel()
+
+    async def shutdown(self) -> None:
+        self.task.cancel()
+
+
+async def connection_that_is_closed() -> int:
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    server = await loop.create_server(lambda: Protocol(ended), "127.0.0.1", 0)
+    _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.close()
+    await ended.wait()
+    server.close()
+    return 1
+
+
+async def server_that_is_shut_down() -> int:
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    protocol = Protocol(ended)
+    loop.call_soon(protocol.connection_made, None)
+    await asyncio.sleep(0.01)
+    await asyncio.create_task(protocol.shutdown())
+    await ended.wait()
+    return 1
+
+
 PROGRAMS = (
+    connection_that_is_closed,
+    server_that_is_shut_down,
     race_in_a_handler_that_was_started_eagerly,
     a_connection_that_closes,
     streaming_response,

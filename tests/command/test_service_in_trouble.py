@@ -1,9 +1,10 @@
-"""The tour's service: from the three traces alone, who cancelled what, why and where."""
+"""The tour's service under load: from the traces alone, who cancelled what, why and where."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -12,70 +13,127 @@ from otel_asyncio.report.otlp import Span, read_spans
 from . import started
 from .started import COMMAND
 
-PROGRAM = Path(__file__).parents[2] / "docs" / "programs" / "service.py"
+PROGRAM = Path(__file__).parents[2] / "docs" / "programs" / "api.py"
+SERVER = "SERVER"
+CUSTOMERS = 20
+
+
+class Story(NamedTuple):
+    """What a trace says of a request that ended early."""
+
+    request: str
+    what: str
+    why: str
+    who: str
+    by: int
+    """The line that cancelled it, or that owns the deadline."""
+    at: str
+    """What it waited for."""
+    line: int
+    """The line it was waiting at."""
+
+
+class Traces(NamedTuple):
+    """All that the service recorded."""
+
+    spans: dict[str, list[Span]]
+    said: started.Ended
+
+    def stories(self) -> Iterator[Story]:
+        """Of every request that was cancelled or timed out, knowing nothing but the names of attributes."""
+        for spans in self.spans.values():
+            for request in (span for span in spans if span.kind == SERVER):
+                for span in spans:
+                    seen = span.attributes
+                    if "asyncio.cancel.origin" in seen:
+                        yield Story(request.name, "cancelled", *cancelled(seen))
+                    elif "asyncio.timeout.api" in seen:
+                        yield Story(request.name, "timed out", *timed_out(seen))
+
+    def of(self, request: str) -> list[Span]:
+        """The spans of the one request of this name."""
+        (spans,) = (spans for spans in self.spans.values() if any(span.name == request for span in spans))
+        return spans
+
+
+def cancelled(seen: Any) -> tuple[str, str, int, str, int]:
+    return (
+        seen["asyncio.cancel.origin"], seen["asyncio.cancel.by.function"], seen["asyncio.cancel.by.line"],
+        seen["asyncio.await.target"], seen["asyncio.cancel.at.line"],
+    )  # fmt: skip
+
+
+def timed_out(seen: Any) -> tuple[str, str, int, str, int]:
+    innermost = [entry for entry in seen["code.stacktrace"].splitlines() if "/asyncio/" not in entry][-1]
+    return (
+        f"after {seen['asyncio.timeout.delay']:.1f} s", seen["code.function.name"], seen["code.line.number"],
+        seen["asyncio.await.target"], int(innermost.partition(", line ")[2].partition(",")[0]),
+    )  # fmt: skip
 
 
 def line(code: str) -> int:
-    """The number of the first line with this code."""
-    return next(number for number, text in enumerate(PROGRAM.read_text().splitlines(), 1) if code in text)
+    """The number of the only line with this code."""
+    (number,) = (number for number, text in enumerate(PROGRAM.read_text().splitlines(), 1) if code in text)
+    return number
 
 
 @pytest.fixture(scope="module")
-def traces(tmp_path_factory: Any) -> dict[str, dict[str, Span]]:
-    """The spans of each request, by name, in the order of the requests."""
-    folder = tmp_path_factory.mktemp("service")
+def traces(tmp_path_factory: Any) -> Traces:
+    folder = tmp_path_factory.mktemp("api")
     ended = started.run(*COMMAND, "run", "--no-report", "-o", folder / "spans.jsonl", PROGRAM, folder=folder)
-    assert (ended.status, ended.out) == (0, "answered: 504 nothing\n"), ended.err
-    found: dict[str, dict[str, Span]] = {}
-    for span in sorted(read_spans((folder / "spans.jsonl").read_bytes().splitlines(), []), key=lambda span: span.start):
-        found.setdefault(span.trace_id, {})[span.name] = span
-    requests = [spans for spans in found.values() if "task serve" in spans]
-    return dict(zip(("hung up", "timed out", "shut down"), requests, strict=True))
+    assert (ended.status, ended.out) == (0, "balance: 504\nexport: no answer\n"), ended.err
+    found: dict[str, list[Span]] = {}
+    for span in read_spans((folder / "spans.jsonl").read_bytes().splitlines(), []):
+        found.setdefault(span.trace_id, []).append(span)
+    return Traces(found, ended)
 
 
-def said(span: Span) -> dict[str, Any]:
-    return dict(span.attributes)
+def test_three_of_hundreds_of_requests_ended_early_and_each_says_who_why_and_where(traces: Traces) -> None:
+    stories = {story.request: story for story in traces.stories()}
+    waiting = "StreamReader.readline", line("return await reader.readline()")
+    gone = stories.pop("GET /report")
+    assert gone[:4] == ("GET /report", "cancelled", "explicit", "RequestHandler.connection_lost")  # the client went
+    assert gone[5:] == waiting
+    assert stories == {
+        "GET /balance": (
+            "GET /balance",
+            "timed out",
+            "after 0.3 s",
+            "__main__.query",
+            line("asyncio.timeout("),
+            *waiting,
+        ),
+        "GET /export": ("GET /export", "cancelled", "signal", "stop", line("task.cancel()"), *waiting),
+    }
+    assert len(list(traces.stories())) == 3
 
 
-def test_a_client_that_hangs_up(traces: dict[str, dict[str, Span]]) -> None:
-    spans = traces["hung up"]
-    cancel = said(spans["cancel answer"])
-    assert cancel["asyncio.cancel.origin"] == "explicit"
-    assert (
-        cancel["asyncio.cancel.expected"] is True
-    )  # whoever made the task wants it no more: nobody is to look at that
-    assert (cancel["asyncio.cancel.by.function"], cancel["asyncio.cancel.by.line"]) == (
-        "serve",
-        line("        request.cancel()"),
-    )
-    assert cancel["asyncio.cancel.at.line"] == line("return await reader.readline()")
-    assert cancel["asyncio.await.target"] == "StreamReader.readline"
-    assert said(spans["task hung_up"])["asyncio.task.outcome"] == "success"  # it is the client that went
-    assert not [span for span in spans.values() if "asyncio.problem" in said(span)]
+def test_the_load_was_one(traces: Traces) -> None:
+    names = [span.name for spans in traces.spans.values() for span in spans if span.kind == SERVER]
+    assert names.count("GET /page") >= 6 * CUSTOMERS
+    served = [span for spans in traces.spans.values() for span in spans if span.name == "task RequestHandler.start"]
+    assert len(served) >= CUSTOMERS
 
 
-def test_a_database_that_does_not_answer(traces: dict[str, dict[str, Span]]) -> None:
-    spans = traces["timed out"]
-    timeout = said(spans["timeout query"])
-    assert timeout["asyncio.problem"] == "timeout"
-    assert timeout["asyncio.timeout.delay"] == pytest.approx(0.3, abs=0.001)
-    assert timeout["code.line.number"] == line("async with asyncio.timeout(patience)")
-    assert timeout["asyncio.await.target"] == "StreamReader.readline"
-    assert f", line {line('return await reader.readline()')}," in timeout["code.stacktrace"]
-    task = said(spans["task answer"])
-    assert task["asyncio.task.outcome"] == "success"  # it answered 504
-    assert task["asyncio.task.idle_time"] > 10 * task["asyncio.task.busy_time"]  # slow was the answer, not the loop
-    assert "cancel answer" not in spans
+def test_the_deadline_is_the_only_problem(traces: Traces) -> None:
+    said = [span for spans in traces.spans.values() for span in spans if "asyncio.problem" in span.attributes]
+    assert [(span.name, span.attributes["asyncio.problem"]) for span in said] == [("timeout query", "timeout")]
 
 
-def test_a_shutdown_in_the_middle_of_it(traces: dict[str, dict[str, Span]]) -> None:
-    spans = traces["shut down"]
-    cancel = said(spans["cancel answer"])
-    assert cancel["asyncio.cancel.origin"] == "signal"
-    by = max(
-        number for number, text in enumerate(PROGRAM.read_text().splitlines(), 1) if text == "        request.cancel()"
-    )
-    assert (cancel["asyncio.cancel.by.function"], cancel["asyncio.cancel.by.line"]) == ("stop", by)
-    assert cancel["asyncio.cancel.at.line"] == line("return await reader.readline()")
-    assert cancel["asyncio.cancel.outcome"] == "delivered"
-    assert said(spans["task answer"])["asyncio.task.outcome"] == "cancellation"
+def test_a_client_that_hangs_up_is_nobodys_fault(traces: Traces) -> None:
+    """The protocol that began the connection's task ends it: no alert for that."""
+    (cancel,) = (span for span in traces.of("GET /report") if span.name.startswith("cancel "))
+    assert cancel.attributes["asyncio.cancel.expected"] is True
+    assert cancel.attributes["asyncio.cancel.outcome"] == "delivered"
+
+
+def test_a_shutdown_in_the_middle_of_a_request_is_told(traces: Traces) -> None:
+    (cancel,) = (span for span in traces.of("GET /export") if span.name.startswith("cancel "))
+    assert cancel.attributes["asyncio.cancel.expected"] is False
+    assert cancel.attributes["asyncio.cancel.outcome"] == "delivered"
+
+
+def test_the_split_says_that_the_answer_was_slow_and_not_the_loop(traces: Traces) -> None:
+    for request in ("GET /report", "GET /balance", "GET /export"):
+        (task,) = (span.attributes for span in traces.of(request) if span.name == "task RequestHandler._handle_request")
+        assert task["asyncio.task.idle_time"] > task["asyncio.task.busy_time"]

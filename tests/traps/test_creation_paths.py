@@ -212,6 +212,29 @@ def test_an_eager_task_by_the_class_that_suspends_has_one_span(traced_run: Trace
 
 
 @needs_python(3, 12)
+def test_an_eager_task_that_opens_a_span_was_made_by_its_maker_and_not_by_itself(
+    traced_run: TracedRun, spans: Spans
+) -> None:
+    """As of an aiohttp handler: what makes it known, its first step does; its own lines are not the ones that made it."""
+
+    async def handler() -> None:
+        with spans.tracer.start_as_current_span("request"):
+            await asyncio.sleep(0)
+
+    async def serve() -> None:
+        loop: Any = asyncio.get_running_loop()
+        await asyncio.Task(handler(), loop=loop, eager_start=True)
+
+    async def main() -> None:
+        await asyncio.create_task(serve())
+
+    traced_run(main())
+    seen = attributes(spans.task("handler"))
+    assert seen["asyncio.task.created.function"].endswith("serve")
+    assert seen["asyncio.task.created.line"] == serve.__code__.co_firstlineno + 2
+
+
+@needs_python(3, 12)
 def test_the_first_wait_of_an_eager_task_by_the_class_is_told(traced_run: TracedRun, spans: Spans) -> None:
     """As of an aiohttp handler: the span it opens makes it known, within its first step."""
 
