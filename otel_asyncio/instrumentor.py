@@ -33,6 +33,7 @@ from otel_asyncio.observe.loops import nothing
 from otel_asyncio.observe.observation import Observation
 from otel_asyncio.observe.records import NEVER, Limits, nanoseconds
 from otel_asyncio.observe.tasks import hide_own_frames, make_foreign, make_task
+from otel_asyncio.observe.unawaited import Unawaited
 from otel_asyncio.observe.watching import Watching
 from otel_asyncio.policy import Policy
 from otel_asyncio.settings import Settings
@@ -93,6 +94,7 @@ def wire(
             history=None if observation.hanging is None else observation.hanging.history,
         )
         observation.waits.is_told_otherwise = lambda record: is_told_otherwise(record) or ends_a_wait_for(record)
+    observation.unawaited = Unawaited(observation, tracking=settings.origin_tracking)
     tracing.running = observation.running_record
     if limits.step < NEVER:
         observation.watching = Watching(

@@ -56,7 +56,7 @@ class ProblemReporter:
         """Report one problem. What the rate does not let through is counted as dropped."""
         if not self.admits(problem.kind):
             return
-        attributes, ids = _attributes(problem), ids_of(problem.record)
+        attributes, ids = _attributes(problem), _ids_around(problem)
         self.write(
             problem.kind, problem.what, _where(problem, attributes), problem.end - problem.start, attributes, ids
         )
@@ -94,7 +94,7 @@ class ProblemReporter:
             names.problem_span(problem.kind),
             context=set_span_in_context(NonRecordingSpan(ids), Context()),
             attributes=attributes,
-            links=[Link(ids, {names.LINK_TYPE: names.LINK_TASK})],
+            links=[Link(task, {names.LINK_TYPE: names.LINK_TASK}) for task in (ids_of(problem.record),) if task],
             start_time=problem.start,
         )
         if problem.raised is not None:
@@ -107,6 +107,13 @@ class ProblemReporter:
             span.add_event("exception", event, timestamp=problem.end)
             span.set_status(Status(StatusCode.ERROR, f"{raised.type}: {raised.message}"))
         span.end(problem.end)
+
+
+def _ids_around(problem: Problem) -> SpanContext | None:
+    """The span that the problem lies under: the program's own, where one was open, else the task's."""
+    if problem.span is not None:
+        return problem.span.get_span_context()  # type: ignore[no-any-return]
+    return ids_of(problem.record)
 
 
 def _attributes(problem: Problem) -> dict[str, Any]:
@@ -137,6 +144,7 @@ def _closed_attributes(problem: Problem) -> dict[str, Any]:
 def _where(problem: Problem, attributes: dict[str, Any]) -> str:
     if problem.at is not None:
         return f"at {problem.at.code.file}:{problem.at.line}"
-    if names.TASK_CREATED_FILE in attributes:
+    of_its_task = problem.record is not None and problem.record.code is problem.code
+    if of_its_task and names.TASK_CREATED_FILE in attributes:
         return f"created at {attributes[names.TASK_CREATED_FILE]}:{attributes[names.TASK_CREATED_LINE]}"
     return f"defined at {attributes.get(names.CODE_FILE_PATH)}:{attributes.get(names.CODE_LINE_NUMBER)}"

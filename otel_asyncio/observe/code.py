@@ -86,6 +86,11 @@ def info_of(code: CodeType, module: str | None = None) -> CodeInfo:
     return info
 
 
+def of_file(file: str) -> CodeInfo:
+    """Code of which no more is known than its file."""
+    return _UNKNOWN._replace(file=file)
+
+
 def _inspect(code: CodeType, module: str | None) -> CodeInfo:
     file, qualname = code.co_filename, code.co_qualname
     in_asyncio = file.startswith(_ASYNCIO)

@@ -51,10 +51,17 @@ def _watch_library(name: str, scope: str, watch: Callable[[Any], list[Callable[[
     return undos
 
 
+def _watch_shared(observation: Observation) -> list[Callable[[], None]]:
+    """What asyncio has once for the process, whatever loop runs."""
+    unawaited = [] if observation.unawaited is None else [observation.unawaited.install()]
+    ours = [_watch_registrations(), observation.locks.install(), watch_groups()]
+    return [*unawaited, *ours, *_watch_scopes(observation)]
+
+
 def install_on_classes(observation: Observation) -> Callable[[], None]:
     """Observe every loop of the process, those that exist and those to come, in every thread."""
     undos = _hook_class(observation, base_events.BaseEventLoop)
-    undos += [_watch_registrations(), observation.locks.install(), watch_groups(), *_watch_scopes(observation)]
+    undos += _watch_shared(observation)
     if "uvloop" in sys.modules:
         undos += _hook_uvloop(observation, sys.modules["uvloop"].Loop)
     else:
@@ -165,7 +172,7 @@ def install_on_loop(observation: Observation, loop: Any) -> LoopState:
         undo_all(undos)
 
     # What is shared with other loops goes when this one is closed, or gone without that.
-    shared = [_watch_registrations(), observation.locks.install(), watch_groups(), *_watch_scopes(observation)]
+    shared = _watch_shared(observation)
     unshare = weakref.finalize(loop, undo_all, shared)
     unshare.atexit = False
     undos: list[Callable[[], Any]] = [

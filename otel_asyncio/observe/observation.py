@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from otel_asyncio.observe.counters import Counters
     from otel_asyncio.observe.hanging import Hanging
     from otel_asyncio.observe.observer import Sink
+    from otel_asyncio.observe.unawaited import Unawaited
     from otel_asyncio.observe.watching import Watching
 
 _SUCCESS, _CANCELLATION = Outcome.SUCCESS, Outcome.CANCELLATION  # a look-up less for every task
@@ -81,6 +82,7 @@ class Observation:
         self.cancellations.make_steps()
         self.watching: Watching | None = None
         self.hanging: Hanging | None = None
+        self.unawaited: Unawaited | None = None
 
     def switch_off_creation(self, error: BaseException) -> None:
         """From now on no task is recorded."""
@@ -100,7 +102,7 @@ class Observation:
         self.loops.add(loop)
         if takes_handles_directly(type(loop)):
             self.direct.add(type(loop))
-        for watcher in (self.watching, self.hanging):
+        for watcher in (self.watching, self.hanging, self.unawaited):
             if watcher is not None:
                 watcher.attend(loop, state)
         return state
@@ -262,13 +264,11 @@ class Observation:
             task = context.get("task") or context.get("future")
             if not isinstance(task, asyncio.Task):
                 return
-            record = _record_of(task)
-            problem = from_handler(context, record, self.clock.monotonic_ns(), self.clock.wall_ns())
-            if problem is None:
-                return
-            if problem.kind is ProblemKind.TASK_DESTROYED_PENDING:
-                self._note_destroyed(task, record)
-            self.outbox.append(problem)
+            now, wall = self.clock.monotonic_ns(), self.clock.wall_ns()
+            if (problem := from_handler(context, record := _record_of(task), now, wall)) is not None:
+                if problem.kind is ProblemKind.TASK_DESTROYED_PENDING:
+                    self._note_destroyed(task, record)
+                self.outbox.append(problem)
         except Exception as failure:  # noqa: BLE001 - the border of the package
             self.problems.fail(failure)
 

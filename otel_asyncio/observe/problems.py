@@ -74,6 +74,9 @@ class Problem(NamedTuple):
     closed: Closed | None = None
     """Of a loop that was used after its end: where that was."""
 
+    span: Any = None
+    """The program's span that was open around it in the task; None: the task's own was the innermost."""
+
 
 class Closed(NamedTuple):
     """Where a loop was closed (None: by no line that could be seen), and when (monotonic clock, ns)."""

@@ -64,6 +64,18 @@ WRONG: dict[str, tuple[Seen, ...]] = {
             {"asyncio.task.created.line": "asyncio.create_task(save())"},
         ),
     ),
+    "never_awaited": (
+        Seen(
+            "asyncio.coroutine_never_awaited",
+            {"asyncio.problem": "coroutine_never_awaited"},
+            {"code.line.number": "save(order)"},
+        ),
+        Seen(
+            "asyncio.coroutine_never_awaited",
+            {"asyncio.problem": "coroutine_never_awaited"},
+            {"code.line.number": "letters = [write(order)"},
+        ),
+    ),
     "fire_and_forget": (
         Seen(
             "task send_mail",
