@@ -82,11 +82,11 @@ def interrupted(*command: str | Path, folder: Path, number: signal.Signals, **en
 
 def in_terminal(*command: str | Path, folder: Path, **environment: str) -> tuple[int, str]:
     """On a terminal of 100 columns: the exit status and all that is to be seen."""
-    variables = clean_environment(TMPDIR=str(folder), TERM="xterm-256color", COLUMNS="100", **environment)
-    child, terminal = pty.fork()
-    if child == 0:
-        os.chdir(folder)
-        os.execve(command[0], [*map(str, command)], variables)
+    variables = {"TERM": "xterm-256color", "COLUMNS": "100", **environment}
+    terminal, other_end = pty.openpty()  # no pty.fork: some earlier test may have left a thread
+    streams = {"stdin": other_end, "stdout": other_end, "stderr": other_end}
+    process = start(command, folder, variables, start_new_session=True, **streams)
+    os.close(other_end)
     seen, deadline = b"", time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:
         if not select.select([terminal], [], [], 1)[0]:
@@ -99,4 +99,4 @@ def in_terminal(*command: str | Path, folder: Path, **environment: str) -> tuple
             break
         seen += block
     os.close(terminal)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), seen.decode(errors="replace")
+    return process.wait(TIMEOUT), seen.decode(errors="replace")
