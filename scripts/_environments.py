@@ -31,6 +31,7 @@ class Environment:
     def __init__(self, python: Python, extras: Sequence[str], tools: Sequence[str] = ()) -> None:
         self.place = python.place
         self._base = python.executable
+        self._tag = python.version.replace(".", "")
         self._extras = ",".join(extras)
         self._tools = [*_build_requires(), *tools]
         pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -47,7 +48,7 @@ class Environment:
         with _one_at_a_time:
             if not self._marker.exists():
                 self._make()
-            elif self._marker.read_text(encoding="utf-8") != self._shown() or not self.native:
+            elif self._marker.read_text(encoding="utf-8") != self._shown() or not (self.native and self._is_built()):
                 self._point_at_checkout()
         self._marker.write_text(self._shown(), encoding="utf-8")
 
@@ -55,6 +56,10 @@ class Environment:
     def native(self) -> bool:
         """On this checkout itself, which keeps what was compiled; elsewhere it is copied anew for each run."""
         return not self.place.prefix
+
+    def _is_built(self) -> bool:
+        """Whether the checkout has its compiled part: a fresh clone in the same folder has not, nor a cleaned one."""
+        return any((ROOT / "otel_asyncio" / "observe").glob(f"_compiled.cpython-{self._tag}-*"))
 
     def _shown(self) -> str:
         """Which checkout it shows, and what was compiled there."""
