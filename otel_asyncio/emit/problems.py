@@ -90,11 +90,12 @@ class ProblemReporter:
     def _span(self, problem: Problem, attributes: dict[str, Any], ids: SpanContext | None) -> None:
         if ids is None or self._tracing.tracer is None:
             return
+        task = ids_of(problem.record)
         span = self._tracing.tracer.start_span(
             names.problem_span(problem.kind),
             context=set_span_in_context(NonRecordingSpan(ids), Context()),
             attributes=attributes,
-            links=[Link(task, {names.LINK_TYPE: names.LINK_TASK}) for task in (ids_of(problem.record),) if task],
+            links=[] if task is None else [Link(task, {names.LINK_TYPE: names.LINK_TASK})],
             start_time=problem.start,
         )
         if problem.raised is not None:

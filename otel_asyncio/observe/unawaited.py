@@ -13,11 +13,12 @@ import asyncio
 import dis
 import sys
 import warnings
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.chain import Frame
 from otel_asyncio.observe.code import PACKAGE, describe, info_of, of_file
+from otel_asyncio.observe.loops import nothing
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.patching import is_stock, replace_shared
 from otel_asyncio.observe.problems import Problem, ProblemKind
@@ -53,8 +54,9 @@ class Unawaited:
 
     def install(self) -> Callable[[], None]:
         """Look at what Python warns of; returns the way to stop."""
-        if not is_stock(getattr(warnings, _HOOK, _nothing), "cr_origin"):
-            return lambda: None  # somebody else has taken its place
+        hook = getattr(warnings, _HOOK, None)
+        if not isinstance(hook, FunctionType) or not is_stock(hook, "cr_origin"):
+            return nothing  # somebody else has taken its place
         undo = replace_shared(warnings, _HOOK, _make_hook)
         _tellers.append(self)
         undo_tracking = self._track_here()
@@ -74,7 +76,7 @@ class Unawaited:
         """Have coroutines note in this thread from now on which line makes them, if that is wanted."""
         before = sys.get_coroutine_origin_tracking_depth()
         if not self.tracking or before:
-            return lambda: None
+            return nothing
         sys.set_coroutine_origin_tracking_depth(_DEPTH)
 
         def undo() -> None:
@@ -83,31 +85,23 @@ class Unawaited:
 
         return undo
 
-    def note(self, coro: Any, dropped: FrameType | None) -> None:
-        """Keep the fact until it is safe to speak: this is a finalizer."""
+    def note(self, coro: Any, dropped: FrameType | None, running: Any) -> None:
+        """Keep the fact until it is safe to speak: this is a finalizer. `running`: what runs here, if anything does."""
         if self._guard.failed:
             return
         try:
-            self.observation.outbox.append(self._problem_of(coro, dropped))
+            self.observation.outbox.append(self._problem_of(coro, dropped, running))
         except Exception as failure:  # noqa: BLE001 - the border of the package
             self._guard.fail(failure)
 
-    def _problem_of(self, coro: Any, dropped: FrameType | None) -> Problem:
+    def _problem_of(self, coro: Any, dropped: FrameType | None, running: Any) -> Problem:
         code, qualname = describe(coro)
         now = self.observation.clock.wall_ns()
         what = f"coroutine '{qualname}' was never awaited"
         at = _made_at(coro.cr_origin) or _dropped_at(dropped)
-        kind, record = ProblemKind.COROUTINE_NEVER_AWAITED, _running_in(self.observation)
+        kind, record = ProblemKind.COROUTINE_NEVER_AWAITED, running if isinstance(running, TaskRecord) else None
         span = None if record is None else self.observation.sink.open_span(record, None)
         return Problem(kind, what, code, qualname, record, now, now, at=at, span=span)
-
-
-def _running_in(observation: Observation) -> TaskRecord | None:
-    """The record of the task whose step runs in this thread."""
-    state = getattr(asyncio._get_running_loop(), "_otel_asyncio", None)
-    if state is None or state.observation is not observation:
-        return None
-    return state.running if isinstance(state.running, TaskRecord) else None
 
 
 def _made_at(origin: tuple[tuple[str, int, str], ...] | None) -> Frame | None:
@@ -138,12 +132,8 @@ def _make_hook(original: Any) -> Any:
         dropped = None  # a frame that leads to itself is a cycle
         warnings.warn(message, category=category, stacklevel=stacklevel + 1, source=source)
 
-    class Shim:
-        pass
-
-    Shim.warn = staticmethod(warn)  # type: ignore[attr-defined]
     # `warn` up to 3.13, `_wm.warn` from 3.14 on.
-    names = {**original.__globals__, "warn": warn, "_wm": Shim}
+    names = {**original.__globals__, "warn": warn, "_wm": SimpleNamespace(warn=warn)}
     hook = FunctionType(original.__code__, names, original.__name__, original.__defaults__, original.__closure__)
     hook.__module__, hook.__qualname__, hook.__doc__ = original.__module__, original.__qualname__, original.__doc__
     return hook
@@ -151,12 +141,9 @@ def _make_hook(original: Any) -> Any:
 
 def _tell(coro: Any, dropped: FrameType | None) -> None:
     """The observation of the loop that runs here hears of it; where none runs, that of the process."""
-    state = getattr(asyncio._get_running_loop(), "_otel_asyncio", None)
+    state: LoopState | None = getattr(asyncio._get_running_loop(), "_otel_asyncio", None)
+    running = None if state is None else state.running
     for teller in _tellers:
         observation = teller.observation
         if observation is state.observation if state is not None else observation.process_wide:
-            teller.note(coro, dropped)
-
-
-def _nothing() -> None:
-    """What stands for a hook that is not there."""
+            teller.note(coro, dropped, running)

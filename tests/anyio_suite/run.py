@@ -67,8 +67,11 @@ class Suite:
         """What became of each test, by its name."""
         report, log = self.folder / "report.xml", self.folder / "pytest.log"
         report.unlink(missing_ok=True)
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "OTEL_", "PYTEST"))}
-        kept |= {name: value for name, value in os.environ.items() if name == COMPILED}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if name == COMPILED or not name.startswith(("PYTHON", "OTEL_", "PYTEST"))
+        }
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junit-xml", str(report)]
         with log.open("w", encoding="utf-8") as output:
             subprocess.run(

@@ -130,8 +130,8 @@ def _lines(log: Path) -> list[str]:
 
 def _environment(outer: Mapping[str, str]) -> dict[str, str]:
     """Settings of the outer run, ours and the interpreter's, must not reach the tests; but which flavour is tested."""
-    kept = {name: value for name, value in outer.items() if not name.startswith(("PYTHON", "OTEL_", "VIRTUAL_ENV"))}
-    return kept | {name: value for name, value in outer.items() if name == COMPILED}
+    dropped = ("PYTHON", "OTEL_", "VIRTUAL_ENV")
+    return {name: value for name, value in outer.items() if name == COMPILED or not name.startswith(dropped)}
 
 
 def _read_report(report: Path, outcomes: Outcomes) -> None:
