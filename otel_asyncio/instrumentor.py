@@ -103,6 +103,7 @@ def wire(
             patience=max(patience, limits.step),
             depth=settings.stack_depth,
         )
+        observation.may_collect = observation.watching.is_collecting
         atexit.register(observation.watching.drain)
     try:
         tracing.resolve()  # now, where there is a provider: to make a tracer leaves traces (a warnings filter, for one)

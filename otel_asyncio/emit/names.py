@@ -31,6 +31,7 @@ TASK_MAX_STEP_TIME = "asyncio.task.max_step_time"
 TASK_MAX_IDLE_TIME = "asyncio.task.max_idle_time"
 TASK_START_DELAY = "asyncio.task.start_delay"
 
+ASYNCGEN_OPEN_TIME = "asyncio.asyncgen.open_time"
 LOOP_CLOSED_FILE = "asyncio.loop.closed.file"
 LOOP_CLOSED_LINE = "asyncio.loop.closed.line"
 LOOP_CLOSED_AGE = "asyncio.loop.closed.age"

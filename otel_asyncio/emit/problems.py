@@ -130,6 +130,8 @@ def _attributes(problem: Problem) -> dict[str, Any]:
         attributes[names.ERROR_TYPE] = problem.raised.type
     if problem.stack:
         attributes[names.CODE_STACKTRACE] = stacktrace(problem.stack)
+    if problem.kind == "asyncgen_not_closed":
+        attributes[names.ASYNCGEN_OPEN_TIME] = (problem.end - problem.start) / _SECOND
     return attributes | _closed_attributes(problem)
 
 
@@ -148,4 +150,6 @@ def _where(problem: Problem, attributes: dict[str, Any]) -> str:
     of_its_task = problem.record is not None and problem.record.code is problem.code
     if of_its_task and names.TASK_CREATED_FILE in attributes:
         return f"created at {attributes[names.TASK_CREATED_FILE]}:{attributes[names.TASK_CREATED_LINE]}"
-    return f"defined at {attributes.get(names.CODE_FILE_PATH)}:{attributes.get(names.CODE_LINE_NUMBER)}"
+    if names.CODE_FILE_PATH not in attributes:
+        return "at no line that is known"
+    return f"defined at {attributes[names.CODE_FILE_PATH]}:{attributes[names.CODE_LINE_NUMBER]}"

@@ -73,7 +73,7 @@ def install_on_classes(observation: Observation) -> Callable[[], None]:
 
 def _hook_class(observation: Observation, cls: Any) -> list[Callable[[], None]]:
     def call_exception_handler(self: Any, context: Any) -> None:
-        observation.handler_called(context)
+        observation.handler_calls.note(context)
         original_handler(self, context)
 
     def close(self: Any) -> None:
@@ -88,6 +88,7 @@ def _hook_class(observation: Observation, cls: Any) -> list[Callable[[], None]]:
         replace(cls, "run_in_executor", make_run_in_executor(observation.executors, cls.run_in_executor)),
         replace(cls, "call_exception_handler", call_exception_handler),
         replace(cls, "close", close),
+        *observation.generators.install(cls),
     ]
 
 
@@ -161,7 +162,7 @@ def install_on_loop(observation: Observation, loop: Any) -> LoopState:
             raise
 
     def call_exception_handler(context: Any) -> None:
-        observation.handler_called(context)
+        observation.handler_calls.note(context)
         plain_handler(ref(), context)
 
     def close() -> None:
@@ -182,6 +183,7 @@ def install_on_loop(observation: Observation, loop: Any) -> LoopState:
         replace(loop, "run_in_executor", run_in_executor),
         replace(loop, "call_exception_handler", call_exception_handler),
         replace(loop, "close", close),
+        *observation.generators.install_on(loop),
     ]
     if implementation_of(loop) == "uvloop":
         run_forever = make_run_forever(observation, unbound(loop, "run_forever"))

@@ -14,20 +14,21 @@ from otel_asyncio.observe.cancelling import Cancellations
 from otel_asyncio.observe.code import creation_site
 from otel_asyncio.observe.eager import take_in_first_step
 from otel_asyncio.observe.executors import Executors
+from otel_asyncio.observe.generators import Generators
 from otel_asyncio.observe.hotpath import make_step, make_unrecorded_step, takes_handles_directly
 from otel_asyncio.observe.loops import LoopState, nothing, nowhere
 from otel_asyncio.observe.looptime import probe
 from otel_asyncio.observe.misuse import Misuses
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.outcomes import outcome_of
-from otel_asyncio.observe.problems import Closed, Problem, ProblemKind, from_handler
+from otel_asyncio.observe.problems import Closed, HandlerCalls, Problem
 from otel_asyncio.observe.records import EAGER_TASKS, NO_LIMITS, Limits, Outcome, TaskRecord, Unrecorded
 from otel_asyncio.observe.resources import Locks
 from otel_asyncio.observe.tasks import PlainClasses
 from otel_asyncio.observe.timeouts import Timeouts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from contextvars import Context
 
     from otel_asyncio.observe.awaits import Waits
@@ -70,6 +71,10 @@ class Observation:
         self.loops: weakref.WeakSet[Any] = weakref.WeakSet()
         self.creation, self.ending, self.problems = Guard("creation"), Guard("ending"), Guard("problems")
         self.misuses = Misuses(sink, clock, self.problems)
+        self.handler_calls = HandlerCalls(self)
+        self.generators = Generators(self)
+        self.may_collect: Callable[[], bool] = lambda: True
+        """Whether a garbage collection may be under way now."""
         self.place = sink.place
         self.waits: Waits | None = None  # set where long waits are looked at, as `limits.wait` says
         self.locks = Locks(clock.monotonic_ns, sink.nest)
@@ -102,7 +107,7 @@ class Observation:
         self.loops.add(loop)
         if takes_handles_directly(type(loop)):
             self.direct.add(type(loop))
-        for watcher in (self.watching, self.hanging, self.unawaited):
+        for watcher in (self.watching, self.hanging, self.unawaited, self.generators):
             if watcher is not None:
                 watcher.attend(loop, state)
         return state
@@ -255,30 +260,6 @@ class Observation:
         if not self.ending.failed:
             self.sink.closed(record, None)
         self.cancellations.unfinished(record, now)
-
-    def handler_called(self, context: Mapping[str, Any]) -> None:
-        """Python reports something to a loop's exception handler, from a finalizer perhaps: note it, say nothing."""
-        if self.problems.failed:
-            return
-        try:
-            task = context.get("task") or context.get("future")
-            if not isinstance(task, asyncio.Task):
-                return
-            now, wall = self.clock.monotonic_ns(), self.clock.wall_ns()
-            if (problem := from_handler(context, record := _record_of(task), now, wall)) is not None:
-                if problem.kind is ProblemKind.TASK_DESTROYED_PENDING:
-                    self._note_destroyed(task, record)
-                self.outbox.append(problem)
-        except Exception as failure:  # noqa: BLE001 - the border of the package
-            self.problems.fail(failure)
-
-    def _note_destroyed(self, task: Any, record: Any) -> None:
-        if isinstance(record, TaskRecord):
-            if record.outcome is None:
-                record.name = task.get_name()
-                record.problem = ProblemKind.TASK_DESTROYED_PENDING
-        elif record is not None and not (state := task.get_loop()._otel_asyncio).closed:
-            state.shard.ended[Outcome.DESTROYED] += 1
 
     def drain(self) -> None:
         """Emit what waits in the outbox, and what was kept to be told at once. Called where no finalizer runs."""

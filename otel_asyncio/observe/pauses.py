@@ -36,6 +36,8 @@ class GcPauses:
     def __init__(self, now: Callable[[], int]) -> None:
         self._now = now
         self._began = 0
+        self.collecting = False
+        """Whether a collection is under way."""
         self._pauses: deque[tuple[int, int, int]] = deque(maxlen=_KEPT)
 
     def install(self) -> Callable[[], None]:
@@ -50,7 +52,8 @@ class GcPauses:
 
     def _listen(self, phase: str, info: Any) -> None:
         now = self._now()
-        if phase == "start":
+        self.collecting = phase == "start"
+        if self.collecting:
             self._began = now
         elif now - self._began >= _MILLISECOND:
             self._pauses.append((self._began, now, now - self._began))

@@ -1,19 +1,22 @@
-"""What Python tells its exception handler about tasks, as facts that wait until it is safe to speak."""
+"""The problems, as facts; and those that a loop's exception handler is told of."""
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_asyncio.observe.code import describe
-from otel_asyncio.observe.records import TaskRecord, error_type
+from otel_asyncio.observe.records import Outcome, TaskRecord, error_type
+from otel_asyncio.observe.unclosed import unclosed_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from otel_asyncio.observe.chain import Frame
     from otel_asyncio.observe.code import CodeInfo
+    from otel_asyncio.observe.observation import Observation
     from otel_asyncio.observe.records import Site
 
 
@@ -85,25 +88,66 @@ class Closed(NamedTuple):
     moment: int
 
 
-def from_handler(context: Mapping[str, Any], record: object, monotonic: int, wall: int) -> Problem | None:
-    """The problem that a call of the loop's exception handler reports of a task, if it is one of ours.
+class HandlerCalls:
+    """What is reported to the exception handlers of one observation's loops, by asyncio and by libraries.
 
-    The messages are those of CPython's `Task.__del__` and `Future.__del__`, the same from 3.11 to 3.15.
+    Most of it comes from finalizers, which run anywhere: it is noted, nothing is said.
     """
-    message = str(context.get("message", ""))
-    if message.startswith("Task was destroyed but it is pending"):
-        kind, task, raised = ProblemKind.TASK_DESTROYED_PENDING, context["task"], None
-    elif message.endswith("exception was never retrieved"):
-        kind, task = ProblemKind.EXCEPTION_NEVER_RETRIEVED, context["future"]
-        raised = Raised.of(context["exception"])
-    else:
-        return None
-    recorded = record if isinstance(record, TaskRecord) else None
-    start = wall
-    if recorded is not None:
-        code, qualname = recorded.code, recorded.qualname
-        since = recorded.created if recorded.outcome is None else recorded.ended
-        start = wall - (monotonic - since)
-    else:
-        code, qualname = describe(task.get_coro())
-    return Problem(kind, message, code, qualname, recorded, start, wall, raised)
+
+    def __init__(self, observation: Observation) -> None:
+        self._observation = observation
+
+    def note(self, context: Mapping[str, Any]) -> None:
+        """A handler is called with this context."""
+        observation = self._observation
+        if observation.problems.failed:
+            return
+        try:
+            task = context.get("task") or context.get("future")
+            problem = self._of_task(context, task) if isinstance(task, asyncio.Task) else self._of_resource(context)
+            if problem is not None:
+                observation.outbox.append(problem)
+        except Exception as failure:  # noqa: BLE001 - the border of the package
+            observation.problems.fail(failure)
+
+    def _of_task(self, context: Mapping[str, Any], task: asyncio.Task[Any]) -> Problem | None:
+        """The messages are those of CPython's `Task.__del__` and `Future.__del__`, the same from 3.11 to 3.15."""
+        message = str(context.get("message", ""))
+        raised, known = None, getattr(task, "_otel_asyncio", None)
+        if message.startswith("Task was destroyed but it is pending"):
+            kind = ProblemKind.TASK_DESTROYED_PENDING
+            _note_destroyed(task, known)
+        elif message.endswith("exception was never retrieved"):
+            kind, raised = ProblemKind.EXCEPTION_NEVER_RETRIEVED, Raised.of(context["exception"])
+        else:
+            return None
+        start = wall = self._observation.clock.wall_ns()
+        record = known if isinstance(known, TaskRecord) else None
+        if record is not None:
+            code, qualname = record.code, record.qualname
+            since = record.created if record.outcome is None else record.ended
+            start -= self._observation.clock.monotonic_ns() - since
+        else:
+            code, qualname = describe(task.get_coro())
+        return Problem(kind, message, code, qualname, record, start, wall, raised)
+
+    def _of_resource(self, context: Mapping[str, Any]) -> Problem | None:
+        unclosed = unclosed_in(context)
+        if unclosed is None:
+            return None
+        now, record = self._observation.clock.wall_ns(), None
+        if not self._observation.may_collect():  # else it was not dropped by whoever runs
+            record = self._observation.running_record()
+        code, qualname = (unclosed.code, unclosed.qualname) if record is None else (record.code, record.qualname)
+        span = None if record is None else self._observation.sink.open_span(record, None)
+        kind, what = ProblemKind.RESOURCE_NOT_CLOSED, f"{unclosed.message} ({unclosed.qualname})"
+        return Problem(kind, what, code, qualname, record, now, now, at=unclosed.made_at, span=span)
+
+
+def _note_destroyed(task: Any, record: Any) -> None:
+    if isinstance(record, TaskRecord):
+        if record.outcome is None:
+            record.name = task.get_name()
+            record.problem = ProblemKind.TASK_DESTROYED_PENDING
+    elif record is not None and not (state := task.get_loop()._otel_asyncio).closed:
+        state.shard.ended[Outcome.DESTROYED] += 1

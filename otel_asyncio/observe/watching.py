@@ -99,6 +99,10 @@ class Watching:
         except Exception as error:  # noqa: BLE001 - the border of the package
             self._guard.fail(error)
 
+    def is_collecting(self) -> bool:
+        """Whether a garbage collection is under way."""
+        return the_watchdog().pauses.collecting
+
     def drain(self) -> None:
         """Report what the watchdog has not come to decide."""
         for watch in tuple(self._watches):

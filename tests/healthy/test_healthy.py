@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -94,6 +94,32 @@ async def streaming() -> None:
         group.start_soon(anyio.sleep_forever)
 
 
+async def generators_left_open() -> None:
+    """By an exception, a cancellation, or with nothing to clean up."""
+
+    async def numbers() -> AsyncIterator[int]:
+        while True:
+            yield 1
+
+    async def lines() -> AsyncIterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            await asyncio.sleep(0)
+
+    async def streams() -> None:
+        async for _ in lines():
+            await asyncio.sleep(LASTS)
+
+    async for _ in numbers():
+        break
+    with suppress(ConnectionError):
+        async for _ in lines():
+            raise ConnectionError
+    await within(AFTER, *(streams() for _ in range(20)))
+
+
 async def a_group_that_works() -> None:
     """Whoever waits for a group waits for what its tasks do, and they do something."""
 
@@ -180,6 +206,7 @@ PROGRAMS = (
     workers_that_poll,
     cron,
     streaming,
+    generators_left_open,
     a_group_that_works,
     contended,
     busy_but_fair,

@@ -83,6 +83,19 @@ WRONG: dict[str, tuple[Seen, ...]] = {
             {"asyncio.task.created.line": "asyncio.create_task(send_mail())"},
         ),
     ),
+    "left_open": (
+        Seen(
+            "asyncio.asyncgen_not_closed",
+            {"asyncio.problem": "asyncgen_not_closed"},
+            {"code.line.number": "async for number in rows():"},
+        ),
+    ),
+    "unclosed_session": (
+        Seen(
+            "asyncio.resource_not_closed",
+            {"asyncio.problem": "resource_not_closed", "code.function.name": "__main__.fetch"},
+        ),
+    ),
     "order": (Seen("task audit", {"asyncio.task.steps": 1}),),
     "race": (Seen("task Account.deposit"), Seen("await asyncio.sleep")),
     "deadlock": (Seen("asyncio.deadlock", {"asyncio.problem": "deadlock"}),),
