@@ -74,7 +74,7 @@ class Observation:
         self.handler_calls = HandlerCalls(self)
         self.generators = Generators(self)
         self.may_collect: Callable[[], bool] = lambda: True
-        """Whether a garbage collection may be under way now."""
+        """Whether this thread may be in the middle of a garbage collection."""
         self.place = sink.place
         self.waits: Waits | None = None  # set where long waits are looked at, as `limits.wait` says
         self.locks = Locks(clock.monotonic_ns, sink.nest)

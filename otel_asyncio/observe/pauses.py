@@ -36,8 +36,7 @@ class GcPauses:
     def __init__(self, now: Callable[[], int]) -> None:
         self._now = now
         self._began = 0
-        self.collecting = False
-        """Whether a collection is under way."""
+        self._collector = 0
         self._pauses: deque[tuple[int, int, int]] = deque(maxlen=_KEPT)
 
     def install(self) -> Callable[[], None]:
@@ -47,16 +46,21 @@ class GcPauses:
         def undo() -> None:
             if self._listen in gc.callbacks:
                 gc.callbacks.remove(self._listen)
+            self._collector = 0  # a collection that goes on now ends without a word
 
         return undo
 
     def _listen(self, phase: str, info: Any) -> None:
         now = self._now()
-        self.collecting = phase == "start"
-        if self.collecting:
+        self._collector = threading.get_ident() if phase == "start" else 0
+        if phase == "start":
             self._began = now
         elif now - self._began >= _MILLISECOND:
             self._pauses.append((self._began, now, now - self._began))
+
+    def is_collecting(self) -> bool:
+        """Whether this thread is in the middle of a collection."""
+        return self._collector == threading.get_ident()
 
     def within(self, start: int, end: int) -> int:
         """How many nanoseconds of [start, end] were spent collecting."""

@@ -100,8 +100,8 @@ class Watching:
             self._guard.fail(error)
 
     def is_collecting(self) -> bool:
-        """Whether a garbage collection is under way."""
-        return the_watchdog().pauses.collecting
+        """Whether this thread is in the middle of a garbage collection."""
+        return the_watchdog().pauses.is_collecting()
 
     def drain(self) -> None:
         """Report what the watchdog has not come to decide."""
