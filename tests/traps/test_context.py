@@ -254,7 +254,8 @@ def test_no_context_fails_to_detach(
 
     traced_run(main())
     generators.clear()
-    assert caplog.records == []
+    unclosed = "asyncgen_not_closed: "  # of that the first one is told, and rightly
+    assert [line for line in caplog.messages if not line.startswith(unclosed)] == []
 
 
 def test_the_context_outside_the_loop_is_untouched(traced_run: TracedRun, spans: Spans) -> None:
