@@ -105,6 +105,58 @@ class Samples:
         return seen[0][0], seen[0][1]
 
 
+class Suspicion:
+    """One unit of work that takes long. Written by the watchdog's thread."""
+
+    def __init__(self, unit: Unit, key: int, since: int) -> None:
+        self.unit, self.key, self.since, self.last = unit, key, since, since
+        self.samples = Samples()
+        self.callback: str | None = None
+        self.place: Any = None
+        """The span in which it was first seen to take long, where nothing of the program is above its task."""
+        self.nested = False
+        """Whether another run of the loop was seen within it."""
+        self.reports = 0
+        self.reported = since
+        """Up to when it has been reported."""
+        self.victims: tuple[TaskRecord, ...] = ()
+        self.counted = since
+        """When the victims were looked for."""
+
+    def told(
+        self,
+        loop: LoopState,
+        record: TaskRecord | None,
+        end: int,
+        *,
+        parent: Any,
+        victims: tuple[TaskRecord, ...],
+        gc_time: int,
+        over: bool,
+    ) -> Block:
+        """What is known of it, from where the last report ended."""
+        stack, blame = self.samples.judge()
+        return Block(
+            loop=loop,
+            unit=self.unit,
+            record=record,
+            parent=parent,
+            place=self.place,
+            start=self.reported,
+            end=end,
+            accuracy=Accuracy.SAMPLED if record is None else Accuracy.EXACT,
+            samples=self.samples.count,
+            stack=stack,
+            blame=blame,
+            callback=self.callback,
+            gc_time=gc_time,
+            victims=victims,
+            report=self.reports,
+            over=over,
+            since=self.since,
+        )
+
+
 _Seen = tuple[Stack, "Frame | None", int]
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from otel_asyncio.observe.blocks import Accuracy, Block, Samples, Stack
+from otel_asyncio.observe.blocks import Block, Stack, Suspicion
 from otel_asyncio.observe.clock import SYSTEM_CLOCK
 from otel_asyncio.observe.looks import Unit, frames_survive, look, look_into_step
-from otel_asyncio.observe.pauses import ThreadMeter
+from otel_asyncio.observe.meter import ThreadMeter, native_id_of
 from otel_asyncio.observe.records import NOT_READY
+from otel_asyncio.observe.runqueue import waited
 from otel_asyncio.observe.runs import ENTRY_CODE
+from otel_asyncio.observe.starvation import Starvation
 from otel_asyncio.observe.watchdog import Watched
 
 if TYPE_CHECKING:
@@ -21,31 +24,12 @@ if TYPE_CHECKING:
     from otel_asyncio.observe.pauses import GcPauses, Stops
     from otel_asyncio.observe.records import TaskRecord
 
+    Victims = tuple[TaskRecord, ...]
+
 
 # How long at most after it was asked for a thread gives the GIL away, unless a C call keeps it.
 _SWITCH = 10_000_000
 _SHORTEST, _LONGEST = 5_000_000, 500_000_000
-# Of so many looks at work that goes on well, one reads from a file for how long the thread was kept from a processor.
-_ACCOUNTED = 4
-
-
-class Suspicion:
-    """One unit of work that takes long. Written by the watchdog's thread."""
-
-    def __init__(self, unit: Unit, key: int, since: int) -> None:
-        self.unit, self.key, self.since, self.last = unit, key, since, since
-        self.samples = Samples()
-        self.callback: str | None = None
-        self.place: Any = None
-        """The span in which it was first seen to take long, where nothing of the program is above its task."""
-        self.nested = False
-        """Whether another run of the loop was seen within it."""
-        self.reports = 0
-        self.reported = since
-        """Up to when it has been reported."""
-        self.victims: tuple[TaskRecord, ...] = ()
-        self.counted = since
-        """When the victims were looked for."""
 
 
 class Watch(Watched):
@@ -77,14 +61,21 @@ class Watch(Watched):
         self._sees_frames = frames_survive()
         # Of a clock that is not the machine's nobody knows how it runs while the process does not.
         self._real = state.now is SYSTEM_CLOCK.monotonic_ns
-        self._thread = 0
-        self._meter = ThreadMeter(0)
-        self._idle = False
-        self._looks = self._ran_at = 0
+        self._ran_at = self._noted_at = 0
+        self._follow(threading.get_ident())  # which is the loop's thread, as likely as not
+        self._starvation.note()
         self._drowsy = max(2 * limit, min(state.observation.limits.wait, state.observation.limits.long))
         self.dozes = False
         """Whether nothing has run for so long that the next look is put off."""
         self.suspicion: Suspicion | None = None
+
+    def _follow(self, thread: int) -> None:
+        """The loop runs in this thread now."""
+        native = native_id_of(thread)
+        known = self._real and native is not None
+        self._thread, self._idle = thread, False
+        self._meter = ThreadMeter(native)
+        self._starvation = Starvation(partial(waited, native) if known else lambda: None, self.state.now)
 
     @property
     def _may_run_nested(self) -> bool:
@@ -123,8 +114,8 @@ class Watch(Watched):
     def _look(self, thread: int, now: int, kept_since: int | None) -> None:
         """What is on the stack is read before anything that lets go of the GIL, a file or an exporter."""
         if thread != self._thread:
-            self._thread, self._meter, self._idle = thread, ThreadMeter(thread), False
-        ran = self._meter.ran(now)
+            self._follow(thread)
+        ran, before = self._meter.ran(), self.suspicion
         if ran:
             self._ran_at = now
         self.dozes = not ran and self._real and now - self._ran_at >= self._drowsy
@@ -134,9 +125,9 @@ class Watch(Watched):
             self._look_at_step(record, started, now, ran=ran)
         elif self._sees_frames:
             self._look_at_unit(now, kept_since, ran=ran)
-        self._looks += 1
-        if ran and (self.suspicion is not None or not self._looks % _ACCOUNTED):
-            self._meter.account(now)
+        if ran and now - self._noted_at >= self.limit and (before is None or before is not self.suspicion):
+            self._noted_at = now
+            self._starvation.note()
 
     def _running_thread(self) -> int | None:
         loop = self.loop()
@@ -199,10 +190,10 @@ class Watch(Watched):
         Where somebody kept the GIL from the watchdog and the loop's thread was busy throughout, it was this unit: the
         next would have been asked for the GIL before it began.
         """
-        self._meter.account(now)
-        if kept_since is None or not self._real or not self._meter.was_busy(now - kept_since):
+        if kept_since is None or not self._real:
             return now
-        return min(kept_since + _SWITCH, now)
+        busy = self._meter.used + self._starvation.at_most(kept_since, now)
+        return min(kept_since + _SWITCH, now) if busy >= 0.8 * (now - kept_since) else now
 
     def _seen(self, suspicion: Suspicion, now: int) -> None:
         """It still works on what the watchdog cannot see the end of."""
@@ -217,15 +208,20 @@ class Watch(Watched):
         A recorded step tells of its end itself; of everything else this is how it is known.
         """
         before, self.suspicion = self.suspicion, suspicion
-        if before is not None and before is not suspicion and before.unit is not Unit.RECORDED:
-            self._settle(before, None, before.last, before.victims)
+        if before is None or before is suspicion or before.unit is Unit.RECORDED:
+            return
+        if before.reports or before.last - before.since >= self.limit:
+            self._settle(before, None, before.last, before.victims, self._starvation.at_most(before.since, before.last))
 
     def _persist(self, suspicion: Suspicion, record: TaskRecord | None, now: int) -> None:
         """A block that does not end is told of while it lasts, at doubling intervals."""
-        if suspicion.nested or now - suspicion.since < self._patience << suspicion.reports:
+        since, due = suspicion.since, suspicion.since + (self._patience << suspicion.reports)
+        if suspicion.nested or now < due:
+            return
+        if now - self._starvation.at_most(since, now) - self._stopped(since, now) < due:
             return
         suspicion.reports += 1
-        self._settle(suspicion, record, now, self._victims(record, suspicion.since, now), over=False)
+        self._tell(suspicion, record, now, self._victims(record, since, now), over=False)
         suspicion.reported = now
 
     def held(self, record: TaskRecord, started: int, ended: int, parent: Any, *, doubtful: bool) -> None:
@@ -234,14 +230,16 @@ class Watch(Watched):
         `doubtful`: the watchdog should have run meanwhile and has not, so that it may yet find that the process was
         stopped; then it decides.
         """
+        if (thread := threading.get_ident()) != self._thread:
+            self._follow(thread)
         suspicion = self.suspicion
         if suspicion is None or suspicion.unit is not Unit.RECORDED or suspicion.key != started:
             suspicion = Suspicion(Unit.RECORDED, started, started)
         if suspicion.nested or (not suspicion.samples.count and self._may_run_nested):
             return  # other steps of the loop ran within this one
         suspicion.last = ended
-        victims = self._victims(record, started, ended)
-        settle = partial(self._settle, suspicion, record, ended, victims, parent=parent)
+        victims, starved = self._victims(record, started, ended), self._starvation.at_most(started, ended)
+        settle = partial(self._settle, suspicion, record, ended, victims, starved, parent)
         if doubtful and self._real:
             self._doubtful.append(settle)
         else:
@@ -262,39 +260,31 @@ class Watch(Watched):
         suspicion: Suspicion,
         record: TaskRecord | None,
         end: int,
-        victims: tuple[TaskRecord, ...],
-        *,
+        victims: Victims,
+        starved: int,
         parent: Any = None,
+    ) -> None:
+        """It is over: was it a block?"""
+        if suspicion.reports or end - suspicion.since - starved - self._stopped(suspicion.since, end) >= self.limit:
+            self._tell(suspicion, record, end, victims, parent)
+
+    def _tell(
+        self,
+        suspicion: Suspicion,
+        record: TaskRecord | None,
+        end: int,
+        victims: Victims,
+        parent: Any = None,
+        *,
         over: bool = True,
     ) -> None:
-        start = suspicion.reported
-        lost = max(self._stops.within(start, end), self._meter.starved(start, end)) if self._real else 0
-        if end - start - lost < self.limit and not suspicion.reports:
-            return
-        stack, blame = suspicion.samples.judge()
-        self._emit(
-            Block(
-                loop=self.state,
-                unit=suspicion.unit,
-                record=record,
-                parent=parent,
-                place=suspicion.place,
-                start=start,
-                end=end,
-                accuracy=Accuracy.SAMPLED if record is None else Accuracy.EXACT,
-                samples=suspicion.samples.count,
-                stack=stack,
-                blame=blame,
-                callback=suspicion.callback,
-                gc_time=self._pauses.within(start, end) if self._real else 0,
-                victims=victims,
-                report=suspicion.reports,
-                over=over,
-                since=suspicion.since,
-            )
-        )
+        gc_time = self._pauses.within(suspicion.reported, end) if self._real else 0
+        self._emit(suspicion.told(self.state, record, end, parent=parent, victims=victims, gc_time=gc_time, over=over))
 
-    def _victims(self, record: TaskRecord | None, start: int, end: int) -> tuple[TaskRecord, ...]:
+    def _stopped(self, start: int, end: int) -> int:
+        return self._stops.within(start, end) if self._real else 0
+
+    def _victims(self, record: TaskRecord | None, start: int, end: int) -> Victims:
         half = (start + end) // 2
         waiting = (other for other in tuple(self.state.alive) if NOT_READY < other.ready <= half)
         return tuple(other for other in waiting if other is not record)

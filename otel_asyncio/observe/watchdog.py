@@ -168,6 +168,7 @@ class Watchdog:
     def _watch(self) -> None:
         bell, now = self._bell, time.perf_counter_ns
         bell.acquire(blocking=False)
+        self.stops.begin()
         kept_since = self.stops.after_wait(self.due, now())
         while not self._stopping:
             self._look(kept_since)

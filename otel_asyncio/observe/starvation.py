@@ -1,0 +1,47 @@
+"""For how long a thread was starved: ready to run, and kept from it by a lack of processors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_KEPT = 16
+
+
+class _Reading(NamedTuple):
+    waited: int
+    by: int
+    """When it had been read. The clock is asked afterwards: between the two anything may happen."""
+
+
+class Starvation:
+    """An upper bound for any interval, from the kernel's count, read from time to time.
+
+    `waited`: the count, in nanoseconds, or None where there is none: then nobody was starved. `now`: the clock of the
+    intervals.
+    """
+
+    def __init__(self, waited: Callable[[], int | None], now: Callable[[], int]) -> None:
+        self._waited, self._now = waited, now
+        self._readings: tuple[_Reading, ...] = ()  # never changed, only exchanged: two threads read and write it
+
+    def note(self) -> None:
+        """Read the count, so that nothing before is charged to an interval that begins after this."""
+        waited = self._waited()
+        if waited is not None:
+            self._readings = (*self._readings[1 - _KEPT :], _Reading(waited, self._now()))
+
+    def at_most(self, start: int, end: int) -> int:
+        """How many nanoseconds of [start, end] the thread was starved, or fewer; asked when it has run since.
+
+        All that was counted since the last reading before `start`. Where in that time it fell is not asked: a wait is
+        counted when it is over, so that a reading in the middle of one does not know of it.
+        """
+        before = self._readings
+        waited = self._waited()
+        if waited is None:
+            return 0
+        base = max((reading.waited for reading in before if reading.by <= start), default=0)
+        return min(waited - base, end - start)
