@@ -27,6 +27,7 @@ from otel_asyncio.observe.clock import SYSTEM_CLOCK, Clock
 from otel_asyncio.observe.counters import Counters
 from otel_asyncio.observe.deadlines import ends_a_wait_for
 from otel_asyncio.observe.flavour import FLAVOUR, reason
+from otel_asyncio.observe.growth import Growing
 from otel_asyncio.observe.hanging import Hanging
 from otel_asyncio.observe.install import install_on_classes, install_on_loop
 from otel_asyncio.observe.loops import nothing
@@ -84,6 +85,7 @@ def wire(
             idle=settings.idle_targets,
             depth=settings.stack_depth,
         )
+        observation.growing = Growing(patience=3 * patience, idle=settings.idle_targets)
     if min(limits.wait, patience) < NEVER:
         observation.waits = Waits(
             sink,
@@ -119,8 +121,9 @@ def wire(
         observation.waits = None
         dump.known.discard(observation)
         atexit.unregister(observation.drain)
-        if observation.hanging is not None:
-            observation.hanging.stop()
+        for looking in (observation.hanging, observation.growing):
+            if looking is not None:
+                looking.stop()
         if observation.watching is not None:
             atexit.unregister(observation.watching.drain)
             observation.watching.stop()

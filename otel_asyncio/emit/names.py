@@ -32,6 +32,8 @@ TASK_MAX_IDLE_TIME = "asyncio.task.max_idle_time"
 TASK_START_DELAY = "asyncio.task.start_delay"
 
 ASYNCGEN_OPEN_TIME = "asyncio.asyncgen.open_time"
+GROWTH_LIVE = "asyncio.growth.live"
+GROWTH_RATE = "asyncio.growth.rate"
 LOOP_CLOSED_FILE = "asyncio.loop.closed.file"
 LOOP_CLOSED_LINE = "asyncio.loop.closed.line"
 LOOP_CLOSED_AGE = "asyncio.loop.closed.age"

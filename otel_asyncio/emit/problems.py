@@ -130,6 +130,8 @@ def _attributes(problem: Problem) -> dict[str, Any]:
         attributes[names.ERROR_TYPE] = problem.raised.type
     if problem.stack:
         attributes[names.CODE_STACKTRACE] = stacktrace(problem.stack)
+    if problem.growth is not None:
+        attributes |= {names.GROWTH_LIVE: problem.growth.live, names.GROWTH_RATE: problem.growth.rate}
     if problem.kind == "asyncgen_not_closed":
         attributes[names.ASYNCGEN_OPEN_TIME] = (problem.end - problem.start) / _SECOND
     return attributes | _closed_attributes(problem)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from otel_asyncio.observe.awaits import Waits
     from otel_asyncio.observe.clock import Clock
     from otel_asyncio.observe.counters import Counters
+    from otel_asyncio.observe.growth import Growing
     from otel_asyncio.observe.hanging import Hanging
     from otel_asyncio.observe.observer import Sink
     from otel_asyncio.observe.unawaited import Unawaited
@@ -87,6 +88,7 @@ class Observation:
         self.cancellations.make_steps()
         self.watching: Watching | None = None
         self.hanging: Hanging | None = None
+        self.growing: Growing | None = None
         self.unawaited: Unawaited | None = None
 
     def switch_off_creation(self, error: BaseException) -> None:
@@ -107,7 +109,7 @@ class Observation:
         self.loops.add(loop)
         if takes_handles_directly(type(loop)):
             self.direct.add(type(loop))
-        for watcher in (self.watching, self.hanging, self.unawaited, self.generators):
+        for watcher in (self.watching, self.hanging, self.growing, self.unawaited, self.generators):
             if watcher is not None:
                 watcher.attend(loop, state)
         return state

@@ -77,6 +77,9 @@ class Problem(NamedTuple):
     closed: Closed | None = None
     """Of a loop that was used after its end: where that was."""
 
+    growth: Growth | None = None
+    """Of tasks that become more and more: how many."""
+
     span: Any = None
     """The program's span that was open around it in the task; None: the task's own was the innermost."""
 
@@ -86,6 +89,13 @@ class Closed(NamedTuple):
 
     site: Site | None
     moment: int
+
+
+class Growth(NamedTuple):
+    """How many tasks of one line live, and how many more they become each second."""
+
+    live: int
+    rate: float
 
 
 class HandlerCalls:

@@ -73,6 +73,14 @@ class Site(NamedTuple):
         return self.code.co_firstlineno
 
 
+class Origin(NamedTuple):
+    """What tasks have in common that one task has made at one line: ids of the code and of the maker's record."""
+
+    code: int
+    instruction: int
+    maker: int
+
+
 def error_type(error: BaseException) -> str:
     """`error.type`, `exception.type`: the qualified name of the exception's class, without `builtins`."""
     kind = type(error)
@@ -177,6 +185,12 @@ class TaskRecord(TimedCell):
     def site(self) -> Site | None:
         """The line of the program that made the task; None where none did."""
         return None if self._made_at is None else Site(*self._made_at)
+
+    @property
+    def origin(self) -> Origin | None:
+        """The line and the task that made it; None where no task did."""
+        made_at = self._made_at
+        return Origin(id(made_at[0]), made_at[1], self.creator) if made_at is not None and self.creator else None
 
     def begin(self, task: asyncio.Task[Any]) -> None:
         """Take the place among the loop's live records; from now on the task's death is noticed, however it dies."""

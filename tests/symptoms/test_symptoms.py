@@ -96,6 +96,13 @@ WRONG: dict[str, tuple[Seen, ...]] = {
             {"asyncio.problem": "resource_not_closed", "code.function.name": "__main__.fetch"},
         ),
     ),
+    "unbounded": (
+        Seen(
+            "asyncio.task_growth",
+            {"asyncio.problem": "task_growth"},
+            {"code.line.number": "task = asyncio.create_task(store(order, connection))"},
+        ),
+    ),
     "order": (Seen("task audit", {"asyncio.task.steps": 1}),),
     "race": (Seen("task Account.deposit"), Seen("await asyncio.sleep")),
     "deadlock": (Seen("asyncio.deadlock", {"asyncio.problem": "deadlock"}),),
