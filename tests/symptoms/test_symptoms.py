@@ -103,6 +103,19 @@ WRONG: dict[str, tuple[Seen, ...]] = {
             {"code.line.number": "task = asyncio.create_task(store(order, connection))"},
         ),
     ),
+    "nested_run": (
+        Seen("asyncio.nested_run", {"asyncio.problem": "nested_run"}, {"code.line.number": "sum(asyncio.run(each)"}),
+    ),
+    "loop_closed": (
+        Seen(
+            "asyncio.loop_closed",
+            {"asyncio.problem": "loop_closed"},
+            {"code.line.number": "run_coroutine_threadsafe", "asyncio.loop.closed.line": "loop.close()"},
+        ),
+    ),
+    "wrong_loop": (
+        Seen("asyncio.wrong_loop", {"asyncio.problem": "wrong_loop"}, {"code.line.number": "print(await future)"}),
+    ),
     "order": (Seen("task audit", {"asyncio.task.steps": 1}),),
     "race": (Seen("task Account.deposit"), Seen("await asyncio.sleep")),
     "deadlock": (Seen("asyncio.deadlock", {"asyncio.problem": "deadlock"}),),
