@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from typing import Self
 
 from _show import show
 
@@ -14,7 +15,7 @@ async def answer() -> int:
 class Worker:
     """A loop in a thread of its own."""
 
-    def __enter__(self) -> "Worker":
+    def __enter__(self) -> Self:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, name="worker")
         self._thread.start()
