@@ -7,6 +7,7 @@ import atexit
 import logging
 import os
 import sys
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -17,6 +18,7 @@ from otel_asyncio.emit.blocks import Blocks
 from otel_asyncio.emit.intervals import Intervals
 from otel_asyncio.emit.metrics import metrics_of
 from otel_asyncio.emit.problems import ProblemReporter, Rate
+from otel_asyncio.emit.scenes import scenes
 from otel_asyncio.emit.sink import SpanSink
 from otel_asyncio.emit.stuck import StuckSpans
 from otel_asyncio.emit.tracing import Tracing
@@ -33,6 +35,7 @@ from otel_asyncio.observe.install import install_on_classes, install_on_loop
 from otel_asyncio.observe.loops import nothing
 from otel_asyncio.observe.observation import Observation
 from otel_asyncio.observe.records import NEVER, Limits, nanoseconds
+from otel_asyncio.observe.rehearsal import Expense
 from otel_asyncio.observe.tasks import hide_own_frames, make_foreign, make_task
 from otel_asyncio.observe.unawaited import Unawaited
 from otel_asyncio.observe.watching import Watching
@@ -114,7 +117,13 @@ def wire(
     atexit.register(observation.drain)
     dump.known.add(observation)
     stop_listening = nothing if settings.dump_signal is None else dump.when_signalled(settings.dump_signal)
-    stop_counting = metrics.add(counters, settings.metric_functions, observation.probe_loops)
+    expense = Expense(counters, clock, partial(scenes, Policy(Settings())))
+
+    def estimate() -> None:
+        observation.probe_loops()
+        expense.update()
+
+    stop_counting = metrics.add(counters, settings.metric_functions, estimate)
 
     def unwire() -> None:
         stop_listening()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -215,6 +217,86 @@ def test_durations_come_with_their_outcome_and_an_exemplar_of_the_trace(
     assert points["error"].exemplars
 
 
+def test_durations_are_those_of_unsampled_tasks_too_by_how_they_ended(meters: Meters, new_loop: NewLoop) -> None:
+    spans = Spans(sampler=ALWAYS_OFF)
+    with metered(meters, spans), spans.tracer.start_as_current_span("request"):
+        run_on(new_loop, every_way_to_end())
+        points = meters.points("asyncio.task.duration")
+    counts = {point.attributes["asyncio.task.outcome"]: point.count for point in points}
+    assert counts == {"success": 2 + OF_THE_RUNNER, "error": 1, "cancellation": 2}
+    assert [exemplar for point in points for exemplar in point.exemplars if exemplar.trace_id] == []
+
+
+def test_an_unsampled_task_that_is_cancelled_and_goes_on_keeps_its_duration(meters: Meters) -> None:
+    async def stubborn() -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+        await asyncio.sleep(7)
+
+    async def main() -> None:
+        task = asyncio.create_task(stubborn())
+        await asyncio.sleep(1)
+        task.cancel()
+        await task
+
+    spans, loop = Spans(sampler=ALWAYS_OFF), AutojumpLoop()
+    instrumentor = AsyncioInstrumentor()
+    instrumentor.instrument(tracer_provider=spans.provider, meter_provider=meters.provider, clock=loop.clock)
+    try:
+        with spans.tracer.start_as_current_span("request"):
+            loop.run_until_complete(main())
+    finally:
+        instrumentor.uninstrument()
+        loop.close()
+    (point,) = meters.points("asyncio.task.duration")
+    assert (point.count, round(point.sum), point.attributes["asyncio.task.outcome"]) == (2, 8 + 8, "success")
+
+
+def test_the_first_step_of_an_unsampled_task_has_its_delay(meters: Meters) -> None:
+    spans, loop = Spans(sampler=ALWAYS_OFF), AutojumpLoop()
+
+    async def main() -> None:
+        task = asyncio.create_task(wait())
+        loop.spin(3)
+        await task
+
+    instrumentor = AsyncioInstrumentor()
+    instrumentor.instrument(tracer_provider=spans.provider, meter_provider=meters.provider, clock=loop.clock)
+    try:
+        with spans.tracer.start_as_current_span("request"):
+            loop.run_until_complete(main())
+    finally:
+        instrumentor.uninstrument()
+        loop.close()
+    (point,) = meters.points("asyncio.eventloop.delay")
+    assert (point.count, round(point.sum)) == (2, 3)  # of main, and of the task
+
+
+@pytest.mark.parametrize("kept_by_the_sampler", (0.0, 0.5, 1.0))
+def test_under_load_sampled_and_unsampled_tasks_weigh_alike(
+    meters: Meters, new_loop: NewLoop, kept_by_the_sampler: float
+) -> None:
+    sampled, unsampled = Spans(), Spans(sampler=ALWAYS_OFF)
+
+    async def main() -> None:
+        with unsampled.tracer.start_as_current_span("unsampled"):
+            unsampled_here = contextvars.copy_context()
+        with sampled.tracer.start_as_current_span("sampled"):
+            for number in range(20 * LIMIT):
+                keep = number % 10 < kept_by_the_sampler * 10
+                make = asyncio.create_task if keep else partial(unsampled_here.run, asyncio.create_task)
+                await asyncio.gather(make(wait() if keep else fail()), return_exceptions=True)
+
+    with metered(meters, sampled):
+        run_on(new_loop, main())
+    counts = dict.fromkeys(("success", "error"), 0)
+    counts |= {
+        point.attributes["asyncio.task.outcome"]: point.count for point in meters.points("asyncio.task.duration")
+    }
+    assert LIMIT // 4 <= sum(counts.values()) <= LIMIT * 5 // 4
+    assert abs(counts["success"] / sum(counts.values()) - kept_by_the_sampler) < 0.1
+
+
 def test_functions_are_a_dimension_up_to_a_limit(meters: Meters, spans: Spans, new_loop: NewLoop) -> None:
     with metered(meters, spans, metric_functions=1):
         run_on(new_loop, every_way_to_end())
@@ -318,7 +400,7 @@ def test_delays_are_those_of_the_loop(meters: Meters, spans: Spans, new_loop: Ne
     with metered(meters, spans):
         run_on(new_loop, many_steps())
         (point,) = meters.points("asyncio.eventloop.delay")
-    assert point.count == 3  # steps 0, 16 and 32
+    assert point.count == 3 + OF_THE_RUNNER  # steps 0, 16 and 32; of tasks without a span the first
     assert point.attributes["asyncio.eventloop.measurement"] == "exact"
 
 

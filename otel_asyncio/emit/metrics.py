@@ -25,6 +25,7 @@ from otel_asyncio.emit.tracing import SCOPE, package_version
 from otel_asyncio.observe.blocks import Accuracy
 from otel_asyncio.observe.counters import Counters
 from otel_asyncio.observe.problems import ProblemKind
+from otel_asyncio.observe.watchdog import the_watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider
 
     from otel_asyncio.observe.counters import LoopName, Shard
+    from otel_asyncio.observe.glimpses import Glimpse
     from otel_asyncio.observe.records import TaskRecord
 
 _NOBODY = (NoOpMeterProvider, _ProxyMeterProvider)
@@ -97,6 +99,9 @@ class Metrics:
             names.INSTRUMENTATION_DROPPED, [self._dropped], "{item}", "What was not emitted, by item."
         )
         meter.create_observable_counter(
+            names.INSTRUMENTATION_TIME, [self._spent], "s", "What this instrumentation has taken, estimated."
+        )
+        meter.create_observable_counter(
             names.EVENTLOOP_TIME, [self._loop_time], "s", "How long loops ran callbacks, and waited."
         )
         meter.create_observable_gauge(
@@ -106,6 +111,8 @@ class Metrics:
             "The share of the time since the last collection in which a loop ran callbacks.",
         )
         self._seen: dict[LoopName, tuple[int, int]] = {}
+        self._thread_time = self._thread_seen = 0
+        """Nanoseconds of the watchdog's thread, and how many it had when it was asked last."""
 
     def add(self, counters: Counters, functions: int, probe: Callable[[], None]) -> Callable[[], None]:
         """Count what this installation counts, until what is returned is called.
@@ -160,6 +167,14 @@ class Metrics:
             count = sum(source.counters.dropped[item] for source in self._sources)
             yield Observation(count, {names.ITEM: item})
 
+    def _spent(self, _: CallbackOptions) -> Iterator[Observation]:
+        thread = the_watchdog().cpu_time
+        begun_anew = thread < self._thread_seen
+        self._thread_time += thread if begun_anew else thread - self._thread_seen
+        self._thread_seen = thread
+        hooks = sum(source.counters.spent for source in self._sources)
+        yield Observation((hooks + self._thread_time) / _SECOND)
+
     def _loop_times(self) -> dict[LoopName, tuple[int, int]]:
         times: dict[LoopName, tuple[int, int]] = {}
         for source in self._sources:
@@ -186,7 +201,7 @@ class Metrics:
             self._record_shard(source, shard)
 
     def _record_shard(self, source: _Source, shard: Shard) -> None:
-        for record in shard.durations.take():
+        for record in shard.take_durations():
             attributes = {names.TASK_OUTCOME: str(record.outcome)} | source.function(record)
             self._durations.record((record.ended - record.created) / _SECOND, attributes, _context_of(record.span))
         attributes = _loop_attributes(shard.loop) | {names.EVENTLOOP_MEASUREMENT: "exact"}
@@ -211,7 +226,7 @@ class _Source:
         self._limit = functions
         self._functions: set[str] = set()
 
-    def function(self, record: TaskRecord) -> dict[str, Any]:
+    def function(self, record: TaskRecord | Glimpse) -> dict[str, Any]:
         """The dimension `code.function.name`, for the first so many functions."""
         if not self._limit:
             return {}

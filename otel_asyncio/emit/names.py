@@ -157,6 +157,7 @@ EVENTLOOP_UTILIZATION = "asyncio.eventloop.utilization"
 EVENTLOOP_BLOCK_DURATION = "asyncio.eventloop.block.duration"
 EVENTLOOP_TIME = "asyncio.eventloop.time"
 INSTRUMENTATION_DROPPED = "asyncio.instrumentation.dropped"
+INSTRUMENTATION_TIME = "asyncio.instrumentation.time"
 
 EVENTLOOP_STATE = "asyncio.eventloop.state"
 EVENTLOOP_MEASUREMENT = "asyncio.eventloop.measurement"

@@ -121,7 +121,7 @@ class Cancellations:
             record.step = self._step
             return record
         if not isinstance(record, Counted):
-            record = task._otel_asyncio = Counted(self._counted_step, self, now)
+            record = task._otel_asyncio = Counted(self._counted_step, self, now, record.glimpse)
         record.step = self._counted_step
         return record
 

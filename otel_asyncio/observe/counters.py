@@ -6,11 +6,12 @@ import threading
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from otel_asyncio.observe.records import Outcome
+from otel_asyncio.observe.records import NEVER, Outcome
 from otel_asyncio.observe.samples import Samples
 
 if TYPE_CHECKING:
     from otel_asyncio.observe.blocks import Accuracy
+    from otel_asyncio.observe.glimpses import Glimpse
     from otel_asyncio.observe.records import TaskRecord
 
 
@@ -24,6 +25,13 @@ class LoopName(NamedTuple):
     implementation: str
 
 
+class Work(NamedTuple):
+    """Tasks that have ended, and the steps of such tasks."""
+
+    tasks: int
+    steps: int
+
+
 class Shard:
     """What one loop counted. Written only by the thread that runs the loop, read by anybody."""
 
@@ -32,27 +40,43 @@ class Shard:
         "active",
         "blocks",
         "cancellations",
+        "counted_steps",
         "delays",
         "durations",
         "ended",
+        "glimpse_at",
+        "glimpsed",
+        "glimpsed_steps",
         "idle",
+        "jitter",
         "loop",
         "probed",
+        "recorded",
         "started",
+        "steps",
         "timeouts",
+        "turns",
     )
 
     def __init__(self, loop: LoopName) -> None:
         self.loop = loop
         self.started = 0
+        self.recorded = self.steps = self.glimpsed = self.glimpsed_steps = self.counted_steps = 0
+        """Recorded tasks that have ended and their steps, those with a glimpse and theirs, what steps the others are
+        thought to have had."""
+        self.turns = 0
+        """Of the loop, where its selector is timed."""
+        self.glimpse_at = NEVER
+        """How many tasks have been started when the next one that is only counted gets a `Glimpse`."""
+        self.jitter = 0
         self.ended: dict[str, int] = dict.fromkeys(Outcome, 0)
         self.active = self.idle = 0
         """Nanoseconds in which the loop ran callbacks, and in which it waited in its selector."""
         self.probed: tuple[int, int] | None = None
         """Where these are estimated: the time, and the processor time of the loop's thread, of the last probe."""
-        self.durations: Samples[TaskRecord] = Samples()
+        self.durations: Samples[TaskRecord | Glimpse] = Samples()
         """Tasks that have ended."""
-        self.delays: Samples[tuple[int, TaskRecord]] = Samples()
+        self.delays: Samples[tuple[int, TaskRecord | Glimpse]] = Samples()
         """Nanoseconds from ready to running, and of which task."""
         self.blocks: deque[tuple[int, Accuracy, Any]] = deque(maxlen=_MOST_BLOCKS)
         """Nanoseconds for which the loop was held, how exactly that is known, the ids of the span it lies under.
@@ -62,6 +86,12 @@ class Shard:
         """By origin, outcome and whether it was expected."""
         self.timeouts: Counter[str] = Counter()
         """Scopes that expired, by outcome."""
+
+    def take_durations(self) -> list[TaskRecord | Glimpse]:
+        """The tasks of `durations`; from here on every one is kept again while they are few."""
+        if self.glimpse_at < NEVER:
+            self.glimpse_at = 0
+        return self.durations.take()
 
 
 class Counters:
@@ -74,6 +104,8 @@ class Counters:
         """The shards of loops that are gone: put here by a finalizer, which must not take the lock."""
         self._past: dict[LoopName, Shard] = {}
         self._let_go = 0
+        self.spent = 0
+        """Nanoseconds that the hooks have taken, as far as is known. Of whoever collects."""
         self._problems: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
 
@@ -140,11 +172,25 @@ class Counters:
         with self._lock:
             return self._dropped.copy()
 
+    def worked(self) -> tuple[Work, Work, Work]:
+        """What the hooks have had to do for recorded tasks, for those with a glimpse, and for those only counted."""
+        shards = self.shards()
+        recorded = Work(sum(shard.recorded for shard in shards), sum(shard.steps for shard in shards))
+        glimpsed = Work(sum(shard.glimpsed for shard in shards), sum(shard.glimpsed_steps for shard in shards))
+        others = self.ended.total() - recorded.tasks - glimpsed.tasks
+        return recorded, glimpsed, Work(others, sum(shard.counted_steps for shard in shards))
+
+    @property
+    def turns(self) -> int:
+        """Turns of the loops whose selectors are timed."""
+        return sum(shard.turns for shard in self.shards())
+
     def absorb(self, other: Counters) -> None:
         """Add what another has counted, which counts no more: its active tasks are no longer followed."""
         left = other.active
         with self._lock:
             self._let_go += left
+            self.spent += other.spent
             self._problems.update(other.problems)
             self._dropped.update(other.dropped)
             for shard in other.shards():
@@ -167,6 +213,12 @@ class Counters:
         past.timeouts.update(shard.timeouts)
         for outcome, count in shard.ended.items():
             past.ended[outcome] += count
+        past.recorded += shard.recorded
+        past.steps += shard.steps
+        past.glimpsed += shard.glimpsed
+        past.glimpsed_steps += shard.glimpsed_steps
+        past.counted_steps += shard.counted_steps
+        past.turns += shard.turns
         past.active += shard.active
         past.idle += shard.idle
         past.blocks.extend(shard.blocks)

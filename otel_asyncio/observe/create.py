@@ -54,7 +54,7 @@ def make_create_task(observation: Observation, original: Callable[..., Any]) -> 
         except Exception as error:  # noqa: BLE001 - the border of the package
             observation.switch_off_creation(error)
             place = None
-        if place is not None:
+        if place is not None or state.shard.started >= state.shard.glimpse_at:
             return make_recorded(state, place, self, coro, name, context)
         task: Any = plain_classes[tasks.Task](coro, loop=self, name=name, context=context)
         state.shard.started += 1

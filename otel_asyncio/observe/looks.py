@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from otel_asyncio.observe.chain import Frame, name_of
 from otel_asyncio.observe.code import LOOPS_TURN, PACKAGE, info_of
+from otel_asyncio.observe.glimpses import GLIMPSE_STEP_CODE
 from otel_asyncio.observe.steps import STEP_CODE, UNRECORDED_STEP_CODE
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from otel_asyncio.observe.cells import LoopCell
     from otel_asyncio.observe.records import TaskRecord
 
+# The steps of tasks that get no span.
+_COUNTED = {UNRECORDED_STEP_CODE, GLIMPSE_STEP_CODE}
 _SUSPENDING = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
 
 
@@ -142,7 +145,7 @@ def _find_unit(
             if cell.frameless:
                 return None, _unit_of(cell), above
             return (above[-1], unit, above) if above else None
-        if code is STEP_CODE or code is UNRECORDED_STEP_CODE:
+        if code is STEP_CODE or code in _COUNTED:
             unit = Unit.RECORDED if code is STEP_CODE else Unit.UNRECORDED
             step = frame
         above.append(frame)

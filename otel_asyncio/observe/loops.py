@@ -9,7 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.cells import LoopCell
-from otel_asyncio.observe.code import called_from, creation_point, describe
+from otel_asyncio.observe.code import called_from, creation_point, creation_site, describe
 from otel_asyncio.observe.counters import LoopName
 from otel_asyncio.observe.looptime import measures_exactly, time_selector
 from otel_asyncio.observe.overrides import let_go_of_foreign, watch_foreign
@@ -96,7 +96,7 @@ class LoopState(LoopCell):
         self.observation = observation
         self.step = observation.step
         self.now, self.wall = observation.clock.monotonic_ns, observation.clock.wall_ns
-        self.id = _lowest_free_id()
+        self.id = -1 if observation.on_stage else _lowest_free_id()
         self.implementation = implementation_of(loop)
         self.shard = observation.counters.shard(LoopName(self.id, self.implementation))
         self.alive: set[TaskRecord] = set()
@@ -108,6 +108,8 @@ class LoopState(LoopCell):
         """Where coroutines were submitted from other threads, by their ids, until their tasks are made."""
         self.unrecorded = observation.unrecorded
         self.metered = observation.is_metered()
+        if self.metered:
+            self.shard.glimpse_at = 0
         timed = self.metered and measures_exactly(loop)
         self.stop_timing = time_selector(loop, self.shard, self.now) if timed else nothing
         self.loop = weakref.ref(loop)
@@ -229,6 +231,18 @@ class LoopState(LoopCell):
             record.begin(task)
         watch_foreign(task)
         self.shard.started += 1
+
+
+def submitted(observation: Observation, loop: Any, callback: Any) -> None:
+    """`run_coroutine_threadsafe` hands a coroutine to a loop, from the line that calls it."""
+    state: LoopState | None = getattr(loop, "_otel_asyncio", None)
+    if state is None or observation.creation.failed:
+        return
+    try:
+        cell = callback.__closure__[callback.__code__.co_freevars.index("coro")]
+        state.submitted[id(cell.cell_contents)] = creation_site(3)
+    except Exception as failure:  # noqa: BLE001 - the border of the package
+        observation.switch_off_creation(failure)
 
 
 def implementation_of(loop: Any) -> str:

@@ -48,6 +48,7 @@ def time_selector(loop: Any, shard: Shard, now: Callable[[], int]) -> Callable[[
         finally:
             since = now()
             shard.idle += since - began
+            shard.turns += 1
 
     def switch(enabled: bool) -> None:
         nonlocal since

@@ -15,6 +15,7 @@ from otel_asyncio.observe.code import creation_site
 from otel_asyncio.observe.eager import take_in_first_step
 from otel_asyncio.observe.executors import Executors
 from otel_asyncio.observe.generators import Generators
+from otel_asyncio.observe.glimpses import make_glimpse_step
 from otel_asyncio.observe.hotpath import make_step, make_unrecorded_step, takes_handles_directly
 from otel_asyncio.observe.loops import LoopState, nothing, nowhere
 from otel_asyncio.observe.looptime import probe
@@ -49,6 +50,9 @@ class Observation:
     `outbox` holds what was noticed inside a finalizer. A finalizer runs anywhere, also while this very thread holds a
     lock of a span processor, so what it notices waits there until a task ends, a loop closes or somebody drains it.
     """
+
+    on_stage = False
+    """Whether nothing but a rehearsal runs in it."""
 
     def __init__(
         self,
@@ -85,6 +89,7 @@ class Observation:
         self.step: Any = make_step(self)
         self.unrecorded = Unrecorded(make_unrecorded_step(self), self.cancellations)
         self.plain_classes = PlainClasses(self.unrecorded)
+        self.glimpse_step = make_glimpse_step(self)
         self.cancellations.make_steps()
         self.watching: Watching | None = None
         self.hanging: Hanging | None = None
@@ -163,17 +168,6 @@ class Observation:
             take_in_first_step(record, state.running)
         return record
 
-    def submitted(self, loop: Any, callback: Any) -> None:
-        """`run_coroutine_threadsafe` hands a coroutine to a loop, from the line that calls it."""
-        state: LoopState | None = getattr(loop, "_otel_asyncio", None)
-        if state is None or self.creation.failed:
-            return
-        try:
-            cell = callback.__closure__[callback.__code__.co_freevars.index("coro")]
-            state.submitted[id(cell.cell_contents)] = creation_site(3)
-        except Exception as failure:  # noqa: BLE001 - the border of the package
-            self.switch_off_creation(failure)
-
     def registered(self, task: Any, state: LoopState) -> None:
         """Asyncio has entered a task into its list. News only of an eager one, which comes there when it suspends."""
         record = _record_of(task)
@@ -203,13 +197,16 @@ class Observation:
             error = None if (cancelled := task.cancelled()) else task._exception
             outcome = _CANCELLATION if cancelled else _SUCCESS if error is None else outcome_of(error)
             record.end(outcome, record.suspended)
-            record.loop.shard.ended[outcome] += 1
+            shard = record.loop.shard
+            shard.ended[outcome] += 1
+            shard.recorded += 1
+            shard.steps += record.steps
             if self.timeouts.pending:
                 self.timeouts.ended(record, error)
             if not self.ending.failed:
                 self.sink.closed(record, error)
             if record.loop.metered:
-                record.loop.shard.durations.offer(record)
+                shard.durations.offer(record)
             if cancelled or record.cancellation is not None or record.loop.shutdown is not None:
                 self.cancellations.ended(record, task, future)
             if type(error) is RuntimeError:
@@ -225,8 +222,11 @@ class Observation:
         outcome = _CANCELLATION if cancelled else _SUCCESS if error is None else outcome_of(error)
         if type(error) is RuntimeError:
             self.misuses.look_at(error, task, None)
-        if cancelled or record.cancellation is not None:
-            self.cancellations.ended(record, task, future)
+        if cancelled or record is not self.unrecorded:
+            if cancelled or record.cancellation is not None:
+                self.cancellations.ended(record, task, future)
+            if record.glimpse is not None:
+                record.glimpse.end(outcome, self.clock.monotonic_ns())
         if self.timeouts.pending:
             self.timeouts.ended(record, error)
         task.get_loop()._otel_asyncio.shard.ended[outcome] += 1

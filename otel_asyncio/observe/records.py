@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from otel_asyncio.observe.awaits import Tally
     from otel_asyncio.observe.cancelling import Cancellations
     from otel_asyncio.observe.code import CodeInfo
+    from otel_asyncio.observe.glimpses import Glimpse
     from otel_asyncio.observe.loops import LoopState
 
 
@@ -261,7 +262,7 @@ class Unrecorded(Cell):
     """Stands in for the record of every task that gets no span: counted, not timed."""
 
     timed = False
-    cancellation = None
+    cancellation = glimpse = None
 
     __slots__ = ("cancellations",)
 
@@ -276,10 +277,13 @@ class Counted(Cell):
     timed = False
     steps = 0
 
-    __slots__ = ("__weakref__", "cancellation", "cancellations", "suspended")
+    __slots__ = ("__weakref__", "cancellation", "cancellations", "glimpse", "suspended")
 
-    def __init__(self, step: Callable[..., None], cancellations: Cancellations, now: int) -> None:
+    def __init__(
+        self, step: Callable[..., None], cancellations: Cancellations, now: int, glimpse: Glimpse | None = None
+    ) -> None:
         self.step = step
         self.cancellations = cancellations
         self.suspended = now
         self.cancellation: Any = None
+        self.glimpse = glimpse

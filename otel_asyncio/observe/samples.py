@@ -24,16 +24,20 @@ class Samples(Generic[T]):
         self._stride = 1
         self._left_out = 0
 
-    def offer(self, value: T) -> None:
-        """Keep the value, or leave it out."""
-        self._left_out += 1
-        if self._left_out < self._stride:
-            return
-        self._left_out = 0
-        self._values.append(value)
-        if len(self._values) >= LIMIT:
-            self._values = self._values[1::2]
-            self._stride *= 2
+    @property
+    def stride(self) -> int:
+        """How many of the values that come stand behind each that is kept."""
+        return self._stride
+
+    def offer(self, value: T, weight: int = 1) -> None:
+        """Keep the value, which stands for `weight` alike, or leave it out."""
+        self._left_out += weight
+        while self._left_out >= self._stride:
+            self._left_out -= self._stride
+            self._values.append(value)
+            if len(self._values) >= LIMIT:
+                self._values = self._values[1::2]
+                self._stride *= 2
 
     def extend(self, other: Samples[T]) -> None:
         """Keep what another has kept."""

@@ -15,6 +15,7 @@ from asyncio import base_events, events
 from types import BuiltinMethodType, CodeType, MethodType
 from typing import TYPE_CHECKING, Any
 
+from otel_asyncio.observe.loops import submitted
 from otel_asyncio.observe.patching import is_stock
 from otel_asyncio.observe.records import EXITS, NOT_READY, Kind
 from otel_asyncio.observe.tasks import drop_own_frames
@@ -176,7 +177,7 @@ def make_call_soon_threadsafe(observation: Observation, original: Callable[..., 
 
     def call_soon_threadsafe(self: Any, callback: Any, *args: Any, context: Any = None) -> Any:
         if getattr(callback, "__qualname__", None) == _SUBMISSION:
-            observation.submitted(self, callback)
+            submitted(observation, self, callback)
         elif getattr(callback, "__name__", None) == "cancel":
             observation.cancellations.handed_over(self, callback)
         handle = original(self, callback, *args, context=context)

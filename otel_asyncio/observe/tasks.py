@@ -8,6 +8,7 @@ from asyncio import base_events
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.code import PACKAGE
+from otel_asyncio.observe.glimpses import glimpse
 from otel_asyncio.observe.overrides import overrides
 from otel_asyncio.observe.records import EXITS
 
@@ -71,7 +72,7 @@ def make_task(
     """Make the task that asyncio would make, observed."""
     eager = eager_start and loop.is_running()  # the test of the C constructor: else it is scheduled as ever
     place = state.place(context)
-    if place is not None:
+    if place is not None or state.shard.started >= state.shard.glimpse_at:
         return make_recorded(state, place, loop, coro, name, context, eager=eager)
     cls = state.observation.plain_classes[asyncio.tasks.Task]
     if eager:
@@ -91,11 +92,17 @@ def make_task(
 def make_recorded(
     state: LoopState, place: Any, loop: Any, coro: Any, name: Any, context: Context | None, *, eager: Any = False
 ) -> Any:
-    """Make a task at a place in a trace.
+    """Make a task at a place in a trace; at none (None), one of which there is to be a glimpse.
 
     The record is in its place before the constructor runs, because the constructor announces the first step.
     """
-    record, context = state.admit(place, coro, context, eager=eager)
+    record, shard = None, state.shard
+    if place is not None:
+        record, context = state.admit(place, coro, context, eager=eager)
+    if record is not None and record.timed:
+        shard.glimpse_at += 1  # which is about the others
+    elif record is None or shard.started >= shard.glimpse_at:
+        record = glimpse(state, coro)
     cls = observed_classes[asyncio.tasks.Task]
     task: Any = cls.__new__(cls)
     task._otel_asyncio = record
@@ -106,14 +113,14 @@ def make_recorded(
             _start_eagerly(record, task, loop, coro, name, context)
         else:
             task.__init__(coro, loop=loop, name=name, context=context)
-    except BaseException:
+    except BaseException as error:
         if record.timed and record.outcome is None:
             record.abandon()
-        elif record.timed:  # it was made, and its first step ended the program
-            state.shard.started += 1
+        elif record.timed or isinstance(error, EXITS):  # it was made, and its first step ended the program
+            shard.started += 1
         task = None
         raise
-    state.shard.started += 1
+    shard.started += 1
     return _hidden(task) if task._source_traceback else task
 
 
