@@ -14,7 +14,7 @@ import dis
 import sys
 import weakref
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from otel_asyncio.observe.chain import Frame
 from otel_asyncio.observe.code import info_of
@@ -39,12 +39,8 @@ _LETS_GO = frozenset(
 )
 
 
-class _Opened(NamedTuple):
-    """Where a generator was first asked for an item, and when (monotonic clock, ns)."""
-
-    code: CodeType
-    instruction: int
-    moment: int
+_Opened: TypeAlias = "tuple[CodeType, int, int]"
+"""Where a generator was first asked for an item, code and instruction, and when (monotonic clock, ns)."""
 
 
 class Generators:
@@ -60,10 +56,10 @@ class Generators:
 
     def install(self, cls: Any) -> list[Callable[[], None]]:
         """Hear what loops of a class are told, from when they run next."""
-        first, last = getattr(cls, _FIRST), getattr(cls, _LAST)
+        first, last, note = getattr(cls, _FIRST), getattr(cls, _LAST), self._make_note()
 
         def opened(loop: Any, generator: Any) -> None:
-            self._note(generator, sys._getframe(1))
+            note(generator)
             first(loop, generator)
 
         def dropped(loop: Any, generator: Any) -> None:
@@ -75,9 +71,10 @@ class Generators:
     def install_on(self, loop: Any) -> list[Callable[[], None]]:
         """Hear what one loop is told, which is held weakly."""
         ref, first, last = weakref.ref(loop), getattr(type(loop), _FIRST), getattr(type(loop), _LAST)
+        note = self._make_note()
 
         def opened(generator: Any) -> None:
-            self._note(generator, sys._getframe(1))
+            note(generator)
             first(ref(), generator)
 
         def dropped(generator: Any) -> None:
@@ -92,16 +89,22 @@ class Generators:
         if getattr(sys.get_asyncgen_hooks().firstiter, "__self__", None) is loop:
             _tell_python(loop)
 
-    def _note(self, generator: Any, frame: FrameType) -> None:
-        if len(self._opened) >= _KEPT:
-            self._opened.clear()
-        opened = _Opened(frame.f_code, frame.f_lasti, self._observation.clock.monotonic_ns())
-        self._opened[id(generator)] = opened
+    def _make_note(self) -> Callable[[Any], None]:
+        """What every generator of the program comes by, once: it has all it needs at hand."""
+        opened, now, caller = self._opened, self._observation.clock.monotonic_ns, sys._getframe
+
+        def note(generator: Any) -> None:
+            if len(opened) >= _KEPT:
+                opened.clear()
+            frame = caller(2)
+            opened[id(generator)] = frame.f_code, frame.f_lasti, now()
+
+        return note
 
     def _look(self, generator: Any, frame: FrameType) -> None:
         """A generator is about to go that is still open. This is a finalizer."""
         opened = self._opened.pop(id(generator), None)
-        if opened is None or frame.f_code is not opened.code or self._guard.failed:
+        if opened is None or frame.f_code is not opened[0] or self._guard.failed:
             return
         try:
             if frame.f_code.co_code[frame.f_lasti] in _LETS_GO and _has_to_clean_up(generator):
@@ -111,12 +114,13 @@ class Generators:
 
     def _problem_of(self, generator: Any, opened: _Opened, frame: FrameType) -> Problem:
         clock, record = self._observation.clock, self._observation.running_record()
-        now, line = clock.wall_ns(), Site(opened.code, opened.instruction).line
-        code = info_of(opened.code, frame.f_globals.get("__name__"))
+        code_object, instruction, moment = opened
+        now, line = clock.wall_ns(), Site(code_object, instruction).line
+        code = info_of(code_object, frame.f_globals.get("__name__"))
         what = f"async generator '{generator.__qualname__}' was left open at line {frame.f_lineno}"
-        at, kind = Frame(code, line, opened.code.co_qualname), ProblemKind.ASYNCGEN_NOT_CLOSED
+        at, kind = Frame(code, line, code_object.co_qualname), ProblemKind.ASYNCGEN_NOT_CLOSED
         span = None if record is None else self._observation.sink.open_span(record, None)
-        start = now - (clock.monotonic_ns() - opened.moment)
+        start = now - (clock.monotonic_ns() - moment)
         return Problem(kind, what, code, at.qualname, record, start, now, at=at, span=span)
 
 
