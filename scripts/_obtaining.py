@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-TIMEOUT_SECONDS = 1200
+TIMEOUT_SECONDS = 1800
 
 
 class Unavailable(Exception):

@@ -5,6 +5,8 @@
   `jaeger`, both into the cache (OTEL_ASYNCIO_CACHE, else the user's). Takes Go and its module proxy; minutes at first,
   then nothing.
 - `prometheus`, `promtool`, `alertmanager`, `amtool`: from PATH; root on Debian gets them from Debian's packages.
+- `dockerd`, `docker`, `docker-compose`: from PATH. Root on Debian gets them where nothing may be missing
+  (OTEL_ASYNCIO_NO_SKIP, as in CI); a test runs compose.yaml in an engine of its own.
 
 Prints `name path` for what there is and `name - reason` for what cannot be had. Everything is pinned or packaged;
 nothing is built or installed that is there already.
@@ -30,34 +32,47 @@ PACKAGED = {
     "alertmanager": ("alertmanager", "prometheus-alertmanager"),
     "amtool": ("amtool",),
 }
+ENGINE_PACKAGES = ("docker.io", "docker-compose")
+ENGINE = {name: (name,) for name in ("dockerd", "docker", "docker-compose")}
 BUILT = {"otelcol": collector, "jaeger": jaeger}
 
 
 def packaged(name: str) -> Path:
     """A program of Prometheus's."""
-    found = _on_path(name)
-    if found is None and _install():
-        found = _on_path(name)
+    return _from_packages(name, PACKAGED, PACKAGES)
+
+
+def engine(name: str) -> Path:
+    """A part of a Docker engine, which nobody gets who has not asked for it: it changes a machine's network."""
+    if _on_path(ENGINE[name]) is None and not os.environ.get("OTEL_ASYNCIO_NO_SKIP"):
+        raise Unavailable("not on PATH")
+    return _from_packages(name, ENGINE, ENGINE_PACKAGES)
+
+
+def _from_packages(name: str, programs: dict[str, tuple[str, ...]], packages: tuple[str, ...]) -> Path:
+    found = _on_path(programs[name])
+    if found is None and _install(programs, packages):
+        found = _on_path(programs[name])
     if found is None:
-        raise Unavailable(f"not on PATH, and not root on Debian, which would get {' and '.join(PACKAGES)}")
+        raise Unavailable(f"not on PATH, and not root on Debian, which would get {' and '.join(packages)}")
     return found
 
 
-def _on_path(name: str) -> Path | None:
-    found = next(filter(None, map(shutil.which, PACKAGED[name])), None)
+def _on_path(names: tuple[str, ...]) -> Path | None:
+    found = next(filter(None, map(shutil.which, names)), None)
     return Path(found) if found else None
 
 
-def _install() -> bool:
+def _install(programs: dict[str, tuple[str, ...]], packages: tuple[str, ...]) -> bool:
     """Debian's packages. Where there is systemd they start their services: the tests have ports of their own."""
     if os.geteuid() != 0 or not Path("/etc/debian_version").exists():
         return False
     environment = {"DEBIAN_FRONTEND": "noninteractive"}
     with locked(Path(tempfile.gettempdir(), "otel-asyncio-apt.lock")):
-        if all(map(_on_path, PACKAGED)):  # somebody else was quicker
+        if all(map(_on_path, programs.values())):  # somebody else was quicker
             return True
         run(["apt-get", "update", "-q"], ROOT, environment)
-        run(["apt-get", "install", "-y", "-q", "--no-install-recommends", *PACKAGES], ROOT, environment)
+        run(["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages], ROOT, environment)
     return True
 
 
@@ -65,9 +80,9 @@ def find_all() -> tuple[dict[str, Path], dict[str, str]]:
     """What there is, and why the rest is not."""
     found: dict[str, Path] = {}
     missing: dict[str, str] = {}
-    for name in (*BUILT, *PACKAGED):
+    for name in (*BUILT, *PACKAGED, *ENGINE):
         try:
-            found[name] = BUILT[name]() if name in BUILT else packaged(name)
+            found[name] = BUILT[name]() if name in BUILT else engine(name) if name in ENGINE else packaged(name)
         except Unavailable as reason:
             missing[name] = str(reason)
     return found, missing
