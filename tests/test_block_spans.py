@@ -105,6 +105,22 @@ def test_the_log_names_the_line_while_the_sampler_says_no(new_loop: NewLoop, cap
     assert spans.all() == []
 
 
+def test_every_block_of_a_task_that_the_sampler_turned_down_is_told(
+    new_loop: NewLoop, caplog: pytest.LogCaptureFixture
+) -> None:
+    spans = Spans(sampler=sampling.ALWAYS_OFF)
+
+    async def main() -> None:
+        for _ in range(2):
+            hold()
+            await asyncio.sleep(0.05)
+
+    with instrumented(spans, block_threshold=THRESHOLD):
+        run_on(new_loop, main())
+    assert [line.name for line in caplog.records] == [LOGGER, LOGGER]  # and no failure of an observer
+    assert spans.all() == []
+
+
 def test_blocks_are_counted_whatever_is_said(new_loop: NewLoop, spans: Spans) -> None:
     async def main() -> None:
         for _ in range(3):

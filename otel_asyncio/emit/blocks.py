@@ -62,8 +62,10 @@ class Blocks:
         span = self._innermost(record)
         if span is None:
             return None
+        if span is record.span:  # its own: of one that the sampler turned down nothing else can be asked
+            return span.get_span_context()  # type: ignore[no-any-return]
         began, above = getattr(span, "start_time", None), getattr(span, "parent", None)
-        opened_in_it = span is not record.span and began is not None and began > record.wall_at(start)
+        opened_in_it = began is not None and began > record.wall_at(start)
         ids: SpanContext = above if opened_in_it and above is not None else span.get_span_context()
         return ids
 
