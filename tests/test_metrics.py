@@ -392,6 +392,24 @@ def test_a_loop_tells_how_it_divides_its_time(meters: Meters, spans: Spans) -> N
     assert later == {("active", "exact"): 3.0, ("idle", "exact"): 9.0}
 
 
+def test_utilization_is_that_since_the_last_collection(meters: Meters, spans: Spans) -> None:
+    loop = AutojumpLoop()
+
+    async def work(busy: float, idle: float) -> dict[Any, Any]:
+        loop.spin(busy)
+        await asyncio.sleep(idle)
+        return meters.values("asyncio.eventloop.utilization", "asyncio.eventloop.measurement")
+
+    instrumentor = AsyncioInstrumentor()
+    instrumentor.instrument(tracer_provider=spans.provider, meter_provider=meters.provider, clock=loop.clock)
+    try:
+        shares = [loop.run_until_complete(work(*times)) for times in ((3, 1), (1, 9))]
+    finally:
+        instrumentor.uninstrument()
+        loop.close()
+    assert shares == [{("exact",): 0.75}, {("exact",): 0.1}]
+
+
 def test_delays_are_those_of_the_loop(meters: Meters, spans: Spans, new_loop: NewLoop) -> None:
     async def many_steps() -> None:
         for _ in range(40):
