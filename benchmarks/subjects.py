@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import threading
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -162,6 +163,46 @@ class Unsampled(Recorded):
 
     sampled = False
     spans_per_task = 0
+
+
+class _Metered(Recorded):
+    """Its metrics collected, once a second, by a reader that throws them away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+        self.reader = InMemoryMetricReader()
+        self.meters = MeterProvider(metric_readers=[self.reader])
+        self.ending = threading.Event()
+        self.thread = threading.Thread(target=self._collect, daemon=True)
+        self.thread.start()
+
+    def _collect(self) -> None:
+        while not self.ending.wait(1):
+            self.reader.get_metrics_data()
+
+    @contextmanager
+    def installed(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        self.instrumentor.instrument(tracer_provider=self.provider, meter_provider=self.meters)
+        try:
+            yield
+        finally:
+            self.instrumentor.uninstrument()
+
+    def close(self) -> None:
+        self.ending.set()
+        self.thread.join()
+        super().close()
+
+
+class UnsampledMetered(_Metered, Unsampled):
+    """As `Unsampled`, with metrics."""
+
+
+class RecordedMetered(_Metered):
+    """As `Recorded`, with metrics."""
 
 
 class Roots(Recorded):

@@ -37,7 +37,9 @@ class Variant:
 VARIANTS = (
     Variant("bare", "bare loop", "subjects:Subject"),
     Variant("unsampled", "otel-asyncio, trace not sampled", "subjects:Unsampled", ours=True),
+    Variant("unsampled_metered", "the same, metrics on", "subjects:UnsampledMetered"),
     Variant("recorded", "otel-asyncio, recorded, steps timed", "subjects:Recorded", ours=True),
+    Variant("recorded_metered", "the same, metrics on", "subjects:RecordedMetered"),
     Variant("roots", "otel-asyncio, root tasks recorded", "subjects:Roots", ours=True),
     Variant("by_hand", "SDK `start_as_current_span` by hand", "subjects:ByHand"),
     Variant("contrib", "{} (traced by name)", "peers:Contrib", "opentelemetry-instrumentation-asyncio", 0.1),
@@ -51,8 +53,8 @@ BY_KEY = {variant.key: variant for variant in VARIANTS}
 
 LINE_UPS = (
     ("bare",),
-    ("unsampled",),
-    ("recorded", "by_hand"),
+    ("unsampled", "unsampled_metered"),
+    ("recorded", "by_hand", "recorded_metered"),
     ("roots",),
     ("contrib",),
     ("sentry",),
