@@ -23,6 +23,10 @@ PATIENCE = 60.0
 _NOBODY = 65534
 
 
+class NoEngine(Exception):
+    """This machine does not let one run."""
+
+
 class Recipe(NamedTuple):
     """What the image of a service is made of, as its makers' own is: which program, as whom, and where it may write."""
 
@@ -61,8 +65,9 @@ class Engine:
         try:
             until(engine._answers, PATIENCE, "the engine answering")
         except TimeoutError as late:
+            said = (folder / "log").read_text()[-2000:]
             engine.stop()
-            raise RuntimeError((folder / "log").read_text()[-2000:]) from late
+            raise NoEngine(said) from late
         return engine
 
     def _answers(self) -> bool:
@@ -91,6 +96,15 @@ class Engine:
             changes += [f"WORKDIR {recipe.writable}", f"VOLUME {recipe.writable}"]
         changed = [word for change in changes for word in ("--change", change)]
         self.docker("import", *changed, "-", name, given=_file_system(recipe, program))
+
+    def see_it_run(self, name: str) -> None:
+        """That a container of this image may run here at all, whatever it then does."""
+        done = subprocess.run(
+            ["docker", "run", "--rm", "--network=host", name, "--version"],
+            env=self._environment(), capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        if done.returncode == 125:  # the engine's own, see `docker run --help` and its manual
+            raise NoEngine(done.stderr[-2000:])
 
     def compose(self, *arguments: str) -> str:
         """Docker Compose, with the file as shipped; the first version of it, where there is no other, knows no name."""
