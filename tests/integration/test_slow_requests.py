@@ -1,4 +1,4 @@
-"""Four slow requests on servers that nobody here wrote: the trace tells apart why each of them was slow."""
+"""Slow requests on servers that nobody here wrote: the trace of each tells why it was slow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ APPS = {
     "starlette": ("starlette", "uvicorn", "opentelemetry.instrumentation.asgi"),
 }
 PROGRAM = PROGRAMS / "slow_service.py"
-PATHS = ("/dependency", "/lock", "/lock", "/lock", "/pool", "/pool", "/pool")
+PATHS = ("/dependency", "/lock", "/lock", "/lock", "/pool", "/pool", "/pool", "/deadline", "/cancelled")
 SLOW = 0.3
 BLOCKS = {"OTEL_PYTHON_ASYNCIO_BLOCK_THRESHOLD": "200"}
 KINDS = ("task", "await", "executor", "block", "cancel", "timeout", "asyncio.stuck", "asyncio.deadlock")
@@ -122,6 +122,28 @@ def test_a_handler_that_blocks_the_loop_is_told_by_the_line_it_stood_on(answered
 
 
 @every_app
+def test_a_deadline_that_passed_lies_in_its_requests_trace(answered: Any, app: str, loop: str) -> None:
+    (timeout,) = answered(app, loop).of("/deadline", "timeout")
+    seen = timeout["attributes"]
+    assert (seen["code.line.number"], seen["asyncio.timeout.outcome"]) == (
+        line_of(PROGRAM, "# the deadline"),
+        "handled",
+    )
+    assert seen["asyncio.await.target"] == "asyncio.sleep"
+
+
+@every_app
+def test_a_cancellation_lies_in_its_requests_trace(answered: Any, app: str, loop: str) -> None:
+    (cancel,) = answered(app, loop).of("/cancelled", "cancel")
+    seen = cancel["attributes"]
+    assert (seen["asyncio.cancel.origin"], seen["asyncio.cancel.outcome"]) == ("explicit", "delivered")
+    assert (seen["asyncio.cancel.by.file"], seen["asyncio.cancel.by.line"]) == (
+        str(PROGRAM),
+        line_of(PROGRAM, "# the cancellation"),
+    )
+
+
+@every_app
 def test_each_request_has_the_problem_that_it_has_and_no_other(answered: Any, app: str, loop: str) -> None:
     run = answered(app, loop)
     found = {
@@ -130,7 +152,8 @@ def test_each_request_has_the_problem_that_it_has_and_no_other(answered: Any, ap
         }
         for path, _ in run.callers
     }
-    assert found == {"/dependency": set(), "/lock": set(), "/pool": {"executor_saturated"}, "/block": {"loop_blocked"}}
+    problems = {"/pool": {"executor_saturated"}, "/block": {"loop_blocked"}}
+    assert found == dict.fromkeys(PATHS, set()) | problems
     assert run.said.count("executor_saturated") == 2
 
 

@@ -1,8 +1,8 @@
-"""A web service of a third-party framework in which four requests are slow, each for a reason of its own.
+"""A web service of a third-party framework in which requests are slow, each for a reason of its own.
 
 `python slow_service.py aiohttp|starlette --loop asyncio|uvloop`: prints its port, serves until SIGTERM, prints its
 spans as JSON. `/dependency` asks a server that takes its time, `/lock` does its work under one lock, `/pool` does it in a
-pool with one thread, `/block` on the loop.
+pool with one thread, `/block` on the loop; `/deadline` gives up in time, `/cancelled` ends a task of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 from opentelemetry.sdk.trace import TracerProvider
@@ -29,7 +29,7 @@ SLOW = 0.3
 
 
 class Slow:
-    """The four reasons."""
+    """The reasons."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -51,8 +51,20 @@ class Slow:
     async def blocks(self) -> None:
         time.sleep(SLOW)  # the block
 
+    async def gives_up(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SLOW):  # the deadline
+                await asyncio.sleep(3600)
+
+    async def cancels(self) -> None:
+        other = asyncio.create_task(asyncio.sleep(3600))
+        await asyncio.sleep(0.01)
+        other.cancel()  # the cancellation
+        await asyncio.wait([other])
+
     def handlers(self) -> dict[str, Any]:
-        return {"/dependency": self.dependency, "/lock": self.locked, "/pool": self.pooled, "/block": self.blocks}
+        slow = {"/dependency": self.dependency, "/lock": self.locked, "/pool": self.pooled, "/block": self.blocks}
+        return {**slow, "/deadline": self.gives_up, "/cancelled": self.cancels}
 
 
 async def takes_its_time(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
