@@ -103,7 +103,7 @@ def look_into_step(
         if frame.f_code is events.Handle._run.__code__:
             return None
         if frame.f_code.co_name == LOOPS_TURN:
-            if cell.innermost is not record or not _runs_a_step(frame, cell):
+            if cell.innermost is not record or not runs_a_step(frame, cell):
                 return None
             break
         above.append(frame)
@@ -113,7 +113,7 @@ def look_into_step(
     return stack_of(above, depth), max(0, len(above) - depth)
 
 
-def _runs_a_step(turn: FrameType | None, cell: LoopCell) -> bool:
+def runs_a_step(turn: FrameType | None, cell: LoopCell) -> bool:
     """Whether a compiled step lies right above this turn of the loop, rather than above one further out."""
     turns = units = 0
     while turn is not None:
@@ -140,7 +140,7 @@ def _find_unit(
         if code is handle_run:
             return frame, unit, above
         if code.co_name == LOOPS_TURN:
-            return (None, _unit_of(cell), above) if _runs_a_step(frame, cell) else None
+            return (None, _unit_of(cell), above) if runs_a_step(frame, cell) else None
         if code is entry:
             if cell.frameless:
                 return None, _unit_of(cell), above

@@ -4,7 +4,8 @@ The finalizer of such a coroutine looks `warnings._warn_unawaited_coroutine` up 
 Objects/genobject.c, `_PyErr_WarnUnawaitedCoroutine`). In its place comes a function of the very same code whose `warn`
 is ours: it notes the fact and passes the warning on. That is one frame more between the warning and the line it names,
 so `stacklevel` is one more, too: the same line, the same filters, the same text, once for each line as ever. Where it
-would name our own step, which stands between the loop and a task, it names the loop's line again.
+would name our own step, which stands between the loop and a task, it names the loop's line again; and where a compiled
+step hides the frame of `Handle._run`, which it would name, it is named all the same.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import asyncio
 import dis
 import sys
 import warnings
+from asyncio import events
 from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.chain import Frame
-from otel_asyncio.observe.code import PACKAGE, describe, info_of, of_file
+from otel_asyncio.observe.code import LOOPS_TURN, PACKAGE, describe, info_of, of_file
+from otel_asyncio.observe.looks import runs_a_step
 from otel_asyncio.observe.loops import nothing
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.patching import is_stock, replace_shared
@@ -35,6 +38,7 @@ _HOOK = "_warn_unawaited_coroutine"
 _ORIGIN = "Coroutine created at (most recent call last)"
 _DEPTH = 1  # the line that calls the coroutine function: all that is told of it
 _POP_TOP = dis.opmap["POP_TOP"]
+_RUN = events.Handle._run.__code__
 
 _tellers: list[Unawaited] = []
 
@@ -129,14 +133,33 @@ def _make_hook(original: Any) -> Any:
             message = message.partition(f"\n{_ORIGIN}")[0]  # the program has not asked for it
         while dropped is not None and dropped.f_code.co_filename.startswith(PACKAGE):
             dropped, stacklevel = dropped.f_back, stacklevel + 1
+        hidden = dropped is not None and dropped.f_code.co_name == LOOPS_TURN and _is_below_compiled_step(dropped)
         dropped = None  # a frame that leads to itself is a cycle
-        warnings.warn(message, category=category, stacklevel=stacklevel + 1, source=source)
+        if hidden:
+            registry = vars(events).setdefault("__warningregistry__", {})
+            line, module = _line_of_run(), events.__name__
+            warnings.warn_explicit(message, category, _RUN.co_filename, line, module, registry, source=source)
+        else:
+            warnings.warn(message, category=category, stacklevel=stacklevel + 1, source=source)
 
     # `warn` up to 3.13, `_wm.warn` from 3.14 on.
     names = {**original.__globals__, "warn": warn, "_wm": SimpleNamespace(warn=warn)}
     hook = FunctionType(original.__code__, names, original.__name__, original.__defaults__, original.__closure__)
     hook.__module__, hook.__qualname__, hook.__doc__ = original.__module__, original.__qualname__, original.__doc__
     return hook
+
+
+def _is_below_compiled_step(turn: FrameType) -> bool:
+    state: LoopState | None = getattr(asyncio._get_running_loop(), "_otel_asyncio", None)
+    return state is not None and runs_a_step(turn, state)
+
+
+def _line_of_run() -> int:
+    """Where `Handle._run` calls the callback."""
+    for instruction in dis.get_instructions(_RUN):
+        if instruction.argval == "run" and instruction.positions is not None:
+            return instruction.positions.lineno or _RUN.co_firstlineno
+    return _RUN.co_firstlineno
 
 
 def _tell(coro: Any, dropped: FrameType | None) -> None:
