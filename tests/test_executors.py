@@ -365,6 +365,25 @@ def test_a_pool_with_free_workers_or_short_queues_is_no_problem(
     assert caplog.records == []
 
 
+def test_a_pool_that_may_have_another_worker_is_not_saturated(
+    traced_run: TracedRun, spans: Spans, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The one that it starts is late, on a crowded machine; then a busy one takes the work."""
+
+    async def main() -> None:
+        loop, release = asyncio.get_running_loop(), threading.Event()
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            waiting = [loop.run_in_executor(pool, release.wait)]
+            pool._adjust_thread_count = lambda: None  # type: ignore[attr-defined]
+            waiting.append(loop.run_in_executor(pool, work))
+            await asyncio.sleep(0.06)
+            release.set()
+            await asyncio.gather(*waiting)
+
+    traced_run(main(), await_threshold=0.03)
+    assert caplog.records == []
+
+
 def test_work_that_a_blocked_interpreter_starts_late_is_no_saturated_pool(
     traced_run: TracedRun, spans: Spans, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -60,6 +60,7 @@ class Call:
         "code",
         "context",
         "ended",
+        "full",
         "kind",
         "pool",
         "qualname",
@@ -89,6 +90,8 @@ class Call:
         self.ended: int | None = None
         self.thread_id: int | None = None
         self.thread_name: str | None = None
+        self.full = True
+        """Whether its pool had all the workers that it may have when it came."""
         self.saturated = False
         """Whether it waited long, and for a worker that was busy with other work meanwhile."""
         self.activity: Any = None

@@ -99,6 +99,7 @@ class Executors:
                 return None  # refused by the loop, in its own words
             pool = self._pool_of(loop if executor is None else executor)
             call = Call(self._running(), _kind_of(loop, executor), pool, function, self._clock)
+            call.full = _is_full(executor or getattr(loop, "_default_executor", None))
             if in_copy:
                 call.context = _context_of(function)
             self._sink.submitted(call)
@@ -140,7 +141,7 @@ class Executors:
             call.thread_id, call.thread_name = threading.get_ident(), threading.current_thread().name
             waited = call.taken_up(self._clock.monotonic_ns())
             was_busy = self._last_end.get(call.thread_id, 0) > call.queued
-            call.saturated = was_busy and waited >= self._longest_wait
+            call.saturated = was_busy and call.full and waited >= self._longest_wait
             return call.activity.enter() if call.activity is not None and call.context is None else None
         except Exception as error:  # noqa: BLE001 - the border of the package
             self._guard.fail(error)
@@ -240,6 +241,11 @@ def _kind_of(loop: Any, executor: Any) -> ExecutorKind | None:
     if issubclass(kind, ThreadPoolExecutor) and getattr(kind, "prepare_context", None) == _PREPARE:
         return ExecutorKind.THREAD
     return ExecutorKind.PROCESS if issubclass(kind, ProcessPoolExecutor) else None
+
+
+def _is_full(executor: Any) -> bool:
+    """Whether a pool of threads has as many as it may have. Otherwise the work starts one, and may wait for that."""
+    return len(getattr(executor, "_threads", ())) >= getattr(executor, "_max_workers", 0)
 
 
 def _context_of(function: Any) -> contextvars.Context | None:
