@@ -181,3 +181,35 @@ def test_a_callback_that_blocks_is_blamed_on_its_line(blocked: Any, way: Callabl
     found = blocked_by(blocked, main, way)
     assert [blames(span, way) for span in found] == [True], [dict(attributes(span)) for span in found]
     assert attributes(found[0])["asyncio.block.accuracy"] == "sampled"
+
+
+def by_one_pattern() -> None:
+    re.match(r"(a+)+$", "a" * 25 + "b")  # ←
+
+
+def by_one_sum() -> None:
+    sum(range(40_000_000))  # ←
+
+
+@pytest.mark.parametrize("way", (by_one_pattern, by_one_sum), ids=lambda way: way.__name__)
+def test_one_call_in_c_that_keeps_the_interpreter_is_told_and_whether_its_line_was_seen(blocked: Any, way: Any) -> None:
+    """Nobody can look while it lasts: as it returns, the line; or, if nobody came to look, where the coroutine begins."""
+    used = 0.0
+
+    async def main() -> None:
+        nonlocal used
+        await asyncio.sleep(0)
+        started = time.thread_time()
+        way()
+        used = time.thread_time() - started
+        await asyncio.sleep(0)
+
+    (span,) = blocked(main)
+    seen = attributes(span)
+    assert seen["asyncio.block.accuracy"] == "exact"
+    assert span.end_time - span.start_time >= used * 1e9 >= THRESHOLD * 1e9
+    if seen["asyncio.block.samples"] == 0:
+        assert "code.stacktrace" not in seen
+        assert seen["code.line.number"] == main.__code__.co_firstlineno
+    else:
+        assert Path(seen["code.file.path"]).name == HERE
