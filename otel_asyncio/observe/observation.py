@@ -218,6 +218,8 @@ class Observation:
 
     def finish_unrecorded(self, task: Any, future: Any = None) -> None:
         """The last step of a task without a record is over."""
+        if not self.cancellations.active:  # its loop is no longer observed, and was let go
+            return
         error, record = None if (cancelled := task.cancelled()) else task._exception, task._otel_asyncio
         outcome = _CANCELLATION if cancelled else _SUCCESS if error is None else outcome_of(error)
         if type(error) is RuntimeError:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from harness import Spans, attributes, instrumented, needs_python
+from opentelemetry.sdk.trace import sampling
 
 from otel_asyncio import AsyncioInstrumentor, Settings
 
@@ -176,6 +177,24 @@ def test_stopping_under_load_loses_no_step(run: Callable[..., Any]) -> None:
         return sum(await asyncio.gather(*tasks))
 
     assert run(main()) == 200 * 20
+
+
+def test_an_unsampled_task_whose_last_step_is_queued_ends_quietly_when_tracing_stops(run: Callable[..., Any]) -> None:
+    """T13: its end was looked up on a loop that was let go already, and asyncio wrote the error to the log."""
+    complaints: list[Any] = []
+
+    async def main() -> list[str]:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        spans, event = Spans(sampler=sampling.ALWAYS_OFF), asyncio.Event()
+        with instrumented(spans), spans.tracer.start_as_current_span("request"):
+            tasks = [asyncio.create_task(child(event)) for _ in range(3)]
+            await asyncio.sleep(0)
+            event.set()
+            await asyncio.sleep(0)  # each has one step to go, which is queued
+        return [await task for task in tasks]
+
+    assert run(main()) == ["done"] * 3
+    assert complaints == []
 
 
 def test_running_tasks_are_adopted(run: Callable[..., Any], spans: Spans) -> None:
