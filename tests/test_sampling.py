@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 from harness import Spans, TracedRun, attributes, both_providers, both_ways, parent_id, span_id
 from opentelemetry import trace
+from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.trace import sampling
 
 pytestmark = [both_providers, both_ways]
@@ -49,6 +52,50 @@ def test_a_ratio_samples_whole_traces(traced_run: TracedRun, provider_kind: str)
     assert 0 < len(requests) < 60
     assert all(parent_id(span) in ids for span in spans.all() if span.parent is not None)
     assert len(spans.all()) == 4 * len(requests)
+
+
+def test_an_unsampled_span_is_told_from_the_sampled_one_that_follows(traced_run: TracedRun, provider_kind: str) -> None:
+    """What is known of one context at a glance says nothing about another, entered from it or after it."""
+
+    class Alternating(sampling.Sampler):
+        """Samples what is called so."""
+
+        def should_sample(self, parent_context: Any, trace_id: int, name: str, *_: Any) -> sampling.SamplingResult:
+            named = sampling.ALWAYS_ON if name in ("sampled", "task child") else sampling.ALWAYS_OFF
+            return named.should_sample(parent_context, trace_id, name)
+
+        def get_description(self) -> str:
+            return "Alternating"
+
+    async def main(tracer: trace.Tracer) -> None:
+        for name in ("unsampled", "sampled", "unsampled", "sampled"):
+            with tracer.start_as_current_span(name, context=Context()):
+                for _ in range(4):
+                    await asyncio.create_task(child())
+
+    traced_run.spans = spans = sampled(provider_kind, Alternating())
+    traced_run(main(spans.tracer), root_tasks="none")
+    assert [span.name for span in spans.all()].count("task child") == 8
+
+
+def test_the_context_of_an_unsampled_span_is_not_kept(traced_run: TracedRun, provider_kind: str) -> None:
+    """It may hold what is large: only its identity is remembered."""
+    ref: Any = None
+
+    async def request(tracer: trace.Tracer) -> None:
+        nonlocal ref
+        with tracer.start_as_current_span("request"):
+            for _ in range(4):
+                await asyncio.create_task(child())
+            ref = weakref.ref(get_current())
+
+    async def main(tracer: trace.Tracer) -> bool:
+        await asyncio.create_task(request(tracer))
+        gc.collect()
+        return ref() is None
+
+    traced_run.spans = sampled(provider_kind, sampling.ALWAYS_OFF)
+    assert traced_run(main(traced_run.spans.tracer))
 
 
 class Choosy(sampling.Sampler):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, Link, NonRecordingSpan
@@ -12,15 +12,16 @@ from opentelemetry.trace.propagation import set_span_in_context
 from otel_asyncio.emit import names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from opentelemetry.trace import Span, SpanContext
 
     from otel_asyncio.observe.records import TaskRecord
 
 
-class Place(NamedTuple):
-    """The answer to «where would a task created here and now stand?»."""
+@dataclass(slots=True)
+class Place:
+    """The answer to «where would a task created here and now stand?». Not changed once it is given."""
 
     parent: Any
     """The span or task span to nest under; None for a root."""
@@ -37,10 +38,6 @@ class Place(NamedTuple):
     spawner: SpanContext | None = None
     """The span to link to instead of nesting under it."""
 
-
-make_place: Callable[[tuple[Any, Span | None, bool, Mapping[str, Any] | None, SpanContext | None]], Place]
-make_place = partial(tuple.__new__, Place)
-"""`Place(...)` without the Python-level constructor of a named tuple: it is made for every recorded task."""
 
 ROOT = Place(None, None, rooted=True)
 

@@ -6,7 +6,9 @@ open, so `TaskSpan` is a span of the SDK that becomes one when somebody asks: un
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk import trace as sdk
@@ -39,7 +41,8 @@ _SAMPLED = int(TraceFlags.SAMPLED)
 _UNSET = Status(StatusCode.UNSET)
 _RANDOM = 0x02  # TraceFlags.RANDOM_TRACE_ID, W3C Trace Context level 2; not in every supported SDK
 _MANY = 64  # more attributes than a task's span ever has
-_RECORD_ONLY = sampling.Decision.RECORD_ONLY
+_RECORD_ONLY, _RECORD_AND_SAMPLE = sampling.Decision.RECORD_ONLY, sampling.Decision.RECORD_AND_SAMPLE
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _BATCHING = ("context", "trace_flags", "sampled", "_batch_processor", "emit")
 """What `BatchSpanProcessor.on_end` reads: whether the span is sampled, and where it goes. Another one is called."""
 
@@ -96,6 +99,9 @@ class SdkSpans:
             return None
         span = _blank(TaskSpan)
         span.spans, span.record, span.place, span.above = self, record, place, place.parent
+        span._context = span.parent_ids = None
+        span.touched = span.dropped = span.nested = span.yielded = False
+        span.decision, span.extra, span.links_at_end = _RECORD_AND_SAMPLE, _NOTHING, ()
         if getattr(self._multi, "_span_processors", None) is not self._processors:
             self._meet_processors()
         if not self._silent:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from opentelemetry.context import Context as Telemetry
 from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, SpanContext, TraceFlags
 
 from otel_asyncio.emit.attributes import function_name
@@ -12,12 +15,12 @@ from otel_asyncio.emit.cancellations import CancelSpans, ShutdownSpans
 from otel_asyncio.emit.current import SPAN_KEY, context_with, current_telemetry, is_suppressed, telemetry_context
 from otel_asyncio.emit.executors import ExecutorSpans
 from otel_asyncio.emit.intervals import Intervals
-from otel_asyncio.emit.lineage import ROOT, Place, make_place
+from otel_asyncio.emit.lineage import ROOT, Place
 from otel_asyncio.emit.timeouts import TimeoutSpans
 from otel_asyncio.observe.records import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from contextvars import Context
     from typing import Any
 
@@ -45,7 +48,7 @@ class SpanSink:
         self._tracing = tracing
         self._policy = policy
         self._problems = problems
-        self._root = ROOT._replace(rooted=not policy.root_context) if policy.roots else None
+        self._root = replace(ROOT, rooted=not policy.root_context) if policy.roots else None
         self._looks_at_functions = policy.looks_at_functions
         self._wants_all = policy.wants_all
         self._awaits = AwaitSpans(Intervals(tracing), counters, self.innermost, wants_all=policy.wants_all)
@@ -57,12 +60,15 @@ class SpanSink:
             tracing, problems, self.innermost, wants_all=policy.wants_all, carry=policy.executor_context
         )
         self._unsampled: object = self  # the unsampled span seen last, which is known at a glance
+        self.surroundings: Callable[[], object] = current_telemetry
+        self.unwanted: Callable[[], object] = weakref.ref(self)  # no surroundings; none such were seen yet
 
     def place(self, context: Context | None, running: TaskRecord | None) -> Place | None:
         """Where a task created here and now would stand; None if it is not to be recorded."""
         telemetry = current_telemetry() if context is None else telemetry_context(context)
         span = telemetry.get(SPAN_KEY)
         if span is self._unsampled:
+            self._note_unwanted(telemetry)
             return None
         if (self._tracing.spans or self._tracing.resolve()) is None:
             return None
@@ -75,16 +81,21 @@ class SpanSink:
         if running is not None and running.span.place.around is span and not running.span.yielded:
             # Nothing was opened since the running task began: it is the innermost, though its span is not current.
             running.span.nested = True
-            return make_place((running.span, span, running.span.place.rooted, telemetry, None))
+            return Place(running.span, span, running.span.place.rooted, telemetry)
         if span is None:
             return self._root
         if span.is_recording():
-            return make_place((span, span, False, telemetry, None))
+            return Place(span, span, False, telemetry)
         # It has ended: whatever was started inside it must not drag the rest of its life into that trace.
         ids = span.get_span_context()
         if not ids.is_valid:
             return self._root
-        return self._root and self._root._replace(around=span, spawner=ids) if ids.trace_flags.sampled else None
+        return self._root and replace(self._root, around=span, spawner=ids) if ids.trace_flags.sampled else None
+
+    def _note_unwanted(self, telemetry: Mapping[str, Any]) -> None:
+        """Know this context at a glance from now on. Weakly: nothing of the program's is kept for that."""
+        if type(telemetry) is Telemetry:
+            self.unwanted = weakref.ref(telemetry)
 
     def _under_ids(self, span: Span, ids: SpanContext, telemetry: Mapping[str, Any]) -> Place | None:
         """Under a span that is ids only: not sampled, or a remote parent that a propagator put there."""
@@ -102,7 +113,7 @@ class SpanSink:
             if not self._policy.selects(function):
                 return context
             if place.parent is not None and self._policy.detaches(function):
-                place = place._replace(parent=None, spawner=place.parent.get_span_context())
+                place = replace(place, parent=None, spawner=place.parent.get_span_context())
         spans = self._tracing.spans
         span: Any = spans.open(record, place) if spans is not None else None
         record.span = span

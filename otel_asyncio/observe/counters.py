@@ -54,13 +54,15 @@ class Shard:
         "recorded",
         "started",
         "steps",
+        "succeeded",
         "timeouts",
         "turns",
     )
 
     def __init__(self, loop: LoopName) -> None:
         self.loop = loop
-        self.started = 0
+        self.started = self.succeeded = 0
+        """Tasks created, and those of them that returned: nearly all do, and a slot costs half of a key in a table."""
         self.recorded = self.steps = self.glimpsed = self.glimpsed_steps = self.counted_steps = 0
         """Recorded tasks that have ended and their steps, those with a glimpse and theirs, what steps the others are
         thought to have had."""
@@ -70,6 +72,7 @@ class Shard:
         """How many tasks have been started when the next one that is only counted gets a `Glimpse`."""
         self.jitter = 0
         self.ended: dict[str, int] = dict.fromkeys(Outcome, 0)
+        """Tasks that ended otherwise, by outcome."""
         self.active = self.idle = 0
         """Nanoseconds in which the loop ran callbacks, and in which it waited in its selector."""
         self.probed: tuple[int, int] | None = None
@@ -137,6 +140,7 @@ class Counters:
         total: Counter[str] = Counter()
         for shard in self.shards():
             total.update(shard.ended)
+            total[Outcome.SUCCESS] += shard.succeeded
         return total
 
     @property
@@ -209,6 +213,7 @@ class Counters:
         if past is shard:
             return
         past.started += shard.started
+        past.succeeded += shard.succeeded
         past.cancellations.update(shard.cancellations)
         past.timeouts.update(shard.timeouts)
         for outcome, count in shard.ended.items():

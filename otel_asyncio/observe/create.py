@@ -26,7 +26,8 @@ def make_create_task(observation: Observation, original: Callable[..., Any]) -> 
     """The `create_task` that makes observed tasks, for a class whose own is `original`.
 
     A factory that the program has set wins and is composed with; `get_task_factory()` goes on telling the truth. The
-    first branch is the usual case, written out: a coroutine, no factory, no keyword but name and context.
+    first branch is the usual case, written out: a coroutine, no factory, no keyword but name and context; of these, the
+    tasks under an unsampled span are told by one look at their surroundings.
     """
     enrol, plain_classes = observation.enrol, observation.plain_classes
     stock = original is _STOCK and is_stock(_STOCK, "_check_closed")  # whose attributes are known; others are asked
@@ -34,6 +35,8 @@ def make_create_task(observation: Observation, original: Callable[..., Any]) -> 
     elaborate = _make_elaborate(observation, original, wrapped=wrapped)
     tasks, not_given = asyncio.tasks, _NOT_GIVEN
     usual = None if wrapped else CoroutineType
+    sink, surroundings = observation.sink, observation.sink.surroundings
+    Task, Plain = tasks.Task, plain_classes[tasks.Task]  # noqa: N806 - as they are now; both may be exchanged
 
     def create_task(self: Any, coro: Any, *, name: Any = _NOT_GIVEN, context: Any = _NOT_GIVEN, **extra: Any) -> Any:
         factory = self._task_factory if stock else self.get_task_factory()
@@ -50,15 +53,17 @@ def make_create_task(observation: Observation, original: Callable[..., Any]) -> 
         except AttributeError:
             state = enrol(self)
         try:
-            place = observation.place(context, state.running)
+            seen = context is None and surroundings() is sink.unwanted()
+            place = None if seen else observation.place(context, state.running)
         except Exception as error:  # noqa: BLE001 - the border of the package
             observation.switch_off_creation(error)
             place = None
         if place is not None or state.shard.started >= state.shard.glimpse_at:
             return make_recorded(state, place, self, coro, name, context)
-        task: Any = plain_classes[tasks.Task](coro, loop=self, name=name, context=context)
+        cls: Any = Plain if tasks.Task is Task else plain_classes[tasks.Task]
+        task = cls(coro, loop=self, name=name, context=context)
         state.shard.started += 1
-        if task._source_traceback:
+        if self._debug if stock else task._source_traceback:
             drop_own_frames(task)
         return task
 

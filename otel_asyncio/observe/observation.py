@@ -1,4 +1,4 @@
-"""One observation: the clock, the sink, the counters, and what is done when a task ends or dies."""
+"""One observation: the clock, the sink, the counters, and what is done when a task dies."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from otel_asyncio.observe.cancelling import Cancellations
 from otel_asyncio.observe.code import creation_site
 from otel_asyncio.observe.eager import take_in_first_step
 from otel_asyncio.observe.executors import Executors
+from otel_asyncio.observe.finishing import make_finish, make_finish_unrecorded
 from otel_asyncio.observe.generators import Generators
 from otel_asyncio.observe.glimpses import make_glimpse_step
 from otel_asyncio.observe.hotpath import make_step, make_unrecorded_step, takes_handles_directly
@@ -21,7 +22,6 @@ from otel_asyncio.observe.loops import LoopState, nothing, nowhere
 from otel_asyncio.observe.looptime import probe
 from otel_asyncio.observe.misuse import Misuses
 from otel_asyncio.observe.observer import Guard
-from otel_asyncio.observe.outcomes import outcome_of
 from otel_asyncio.observe.problems import Closed, HandlerCalls, Problem
 from otel_asyncio.observe.records import EAGER_TASKS, NO_LIMITS, Limits, Outcome, TaskRecord, Unrecorded
 from otel_asyncio.observe.resources import Locks
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from otel_asyncio.observe.observer import Sink
     from otel_asyncio.observe.unawaited import Unawaited
     from otel_asyncio.observe.watching import Watching
-
-_SUCCESS, _CANCELLATION = Outcome.SUCCESS, Outcome.CANCELLATION  # a look-up less for every task
 
 
 class Observation:
@@ -86,6 +84,7 @@ class Observation:
         self.executors = Executors(sink, clock, self.running_record, limits.wait)
         self.timeouts = Timeouts(self, detail.depth)
         self.cancellations = Cancellations(self, detail)
+        self.finish, self.finish_unrecorded = make_finish(self), make_finish_unrecorded(self)
         self.step: Any = make_step(self)
         self.unrecorded = Unrecorded(make_unrecorded_step(self), self.cancellations)
         self.plain_classes = PlainClasses(self.unrecorded)
@@ -188,52 +187,6 @@ class Observation:
         """A step that held the loop for long is over."""
         if self.watching is not None:
             self.watching.held(record, started, ended)
-
-    def finish(self, record: TaskRecord, task: Any, future: Any = None) -> None:
-        """A recorded task's last step is over, which was woken with `future`."""
-        try:
-            record.name = task.get_name()
-            # Not exception(): that would mark the exception as retrieved.
-            error = None if (cancelled := task.cancelled()) else task._exception
-            outcome = _CANCELLATION if cancelled else _SUCCESS if error is None else outcome_of(error)
-            record.end(outcome, record.suspended)
-            shard = record.loop.shard
-            shard.ended[outcome] += 1
-            shard.recorded += 1
-            shard.steps += record.steps
-            if self.timeouts.pending:
-                self.timeouts.ended(record, error)
-            if not self.ending.failed:
-                self.sink.closed(record, error)
-            if record.loop.metered:
-                shard.durations.offer(record)
-            if cancelled or record.cancellation is not None or record.loop.shutdown is not None:
-                self.cancellations.ended(record, task, future)
-            if type(error) is RuntimeError:
-                self.misuses.look_at(error, task, record)
-            if self.outbox:
-                self.drain()
-        except Exception as failure:  # noqa: BLE001 - the border of the package
-            self.ending.fail(failure)
-
-    def finish_unrecorded(self, task: Any, future: Any = None) -> None:
-        """The last step of a task without a record is over."""
-        if not self.cancellations.active:  # its loop is no longer observed, and was let go
-            return
-        error, record = None if (cancelled := task.cancelled()) else task._exception, task._otel_asyncio
-        outcome = _CANCELLATION if cancelled else _SUCCESS if error is None else outcome_of(error)
-        if type(error) is RuntimeError:
-            self.misuses.look_at(error, task, None)
-        if cancelled or record is not self.unrecorded:
-            if cancelled or record.cancellation is not None:
-                self.cancellations.ended(record, task, future)
-            if record.glimpse is not None:
-                record.glimpse.end(outcome, self.clock.monotonic_ns())
-        if self.timeouts.pending:
-            self.timeouts.ended(record, error)
-        task.get_loop()._otel_asyncio.shard.ended[outcome] += 1
-        if self.outbox:
-            self.drain()
 
     def loop_closed(self, loop: Any) -> None:
         """Whatever is pending on a closed loop stays so."""

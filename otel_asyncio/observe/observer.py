@@ -28,6 +28,12 @@ class Sink(Protocol):
     Nothing it returns but the place and the context flows back into the program.
     """
 
+    surroundings: Callable[[], object]
+    """Tells, by identity, in the midst of what a task would be created here and now. Called for every task."""
+
+    unwanted: Callable[[], object]
+    """The surroundings seen last in which no task is recorded: a weak reference to them. Nobody need ask `place`."""
+
     def place(self, context: Context | None, running: TaskRecord | None) -> Any:
         """Where a task created here and now would stand in a trace; None if it is not to be recorded.
 

@@ -2,7 +2,8 @@
 
 Every announcement passes one `call_soon` on asyncio and on uvloop alike. A step is recognised by the exact type of
 its callback; `__self__` alone would not do, since `call_soon(task.cancel)` has a task there as well. What is put in
-its place is a method bound to the same task, so that debug mode goes on naming the task it belongs to.
+its place is our step, with the task in front of asyncio's own. In debug mode it is a method bound to the task, so that
+«Executing <Task …> took» goes on naming it; otherwise nobody asks, and a step needs a method less.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import contextvars
 import sys
 import weakref
-from asyncio import base_events, events
+from asyncio import base_events, base_futures, events
 from types import BuiltinMethodType, CodeType, MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,7 @@ _SUBMISSION = "run_coroutine_threadsafe.<locals>.callback"
 STEP_TYPE = _step_type()
 # Of how many steps of a task one goes into the histogram of delays: its first, and one in so many after that.
 _DELAY_EVERY = 16
+_PENDING, _FINISHED = base_futures._PENDING, base_futures._FINISHED
 _NO_FUTURE = object()  # a plain step; a wake-up has the future that was awaited as its argument
 _PyTask: Any = asyncio.tasks._PyTask  # type: ignore[attr-defined]
 PY_STEPS = frozenset({_PyTask._Task__step, _PyTask._Task__wakeup})
@@ -107,12 +109,12 @@ def make_call_soon(observation: Observation, original: Callable[..., Any]) -> Ca
                 record = adopt(self, task, context)
             if record.timed:
                 record.ready = now()
-            if args:
-                handle = original(self, bind(record.step, task), callback, args[0], context=context)
-            else:
-                handle = original(self, bind(record.step, task), callback, context=context)
-        else:
-            handle = original(self, callback, *args, context=context)
+            if not self.get_debug():
+                if args:
+                    return original(self, record.step, task, callback, args[0], context=context)
+                return original(self, record.step, task, callback, context=context)
+            callback, args = bind(record.step, task), (callback, *args)
+        handle = original(self, callback, *args, context=context)
         if self.get_debug():
             drop_own_frames(handle)
         return handle
@@ -155,8 +157,11 @@ def _make_call_soon_in_place(observation: Observation, original: Callable[..., A
                 record = adopt(self, task, context)
             if record.timed:
                 record.ready = now()
-            args = (callback, args[0]) if args else (callback,)
-            callback = bind(record.step, task)
+            if self._debug:
+                callback, args = bind(record.step, task), (callback, *args)
+            else:
+                args = (task, callback, args[0]) if args else (task, callback)
+                callback = record.step
         if type(self) in direct and not self._debug and not self._closed:
             handle = empty(Handle)
             handle._context = copy_context() if context is None else context
@@ -250,8 +255,9 @@ def make_step(observation: Observation) -> Callable[..., None]:  # noqa: C901 - 
 
 
 def make_unrecorded_step(observation: Observation) -> Callable[..., None]:
-    """The step of a task that gets no span: its end is counted."""
+    """The step of a task that gets no span: its end is counted; here, where it has returned and that is all."""
     finish = observation.finish_unrecorded
+    cancellations, undecided, outbox = observation.cancellations, observation.timeouts.pending, observation.outbox
     nothing = _NO_FUTURE
 
     def step(task: Any, callback: Any, future: Any = nothing) -> None:
@@ -264,9 +270,15 @@ def make_unrecorded_step(observation: Observation) -> Callable[..., None]:
             error.__traceback__ = error.__traceback__.tb_next  # type: ignore[union-attr]  # this frame, taken off
             raise
         finally:
-            if task.done():
-                finish(task, future)
-            task = callback = future = None
+            state = task._state  # it tells in one call what done() and cancelled() do
+            if state != _PENDING:
+                record = task._otel_asyncio
+                plain = record.cancellation is None and record.glimpse is None and cancellations.active
+                if plain and state == _FINISHED and task._exception is None and not undecided and not outbox:
+                    task.get_loop()._otel_asyncio.shard.succeeded += 1
+                else:
+                    finish(task, future)
+            task = callback = future = record = None
 
     return step
 
