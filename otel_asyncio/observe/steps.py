@@ -2,8 +2,7 @@
 
 Every announcement passes one `call_soon` on asyncio and on uvloop alike. A step is recognised by the exact type of
 its callback; `__self__` alone would not do, since `call_soon(task.cancel)` has a task there as well. What is put in
-its place is our step, with the task in front of asyncio's own. In debug mode it is a method bound to the task, so that
-«Executing <Task …> took» goes on naming it; otherwise nobody asks, and a step needs a method less.
+its place is a method bound to the same task, so that debug mode goes on naming the task it belongs to.
 """
 
 from __future__ import annotations
@@ -109,12 +108,12 @@ def make_call_soon(observation: Observation, original: Callable[..., Any]) -> Ca
                 record = adopt(self, task, context)
             if record.timed:
                 record.ready = now()
-            if not self.get_debug():
-                if args:
-                    return original(self, record.step, task, callback, args[0], context=context)
-                return original(self, record.step, task, callback, context=context)
-            callback, args = bind(record.step, task), (callback, *args)
-        handle = original(self, callback, *args, context=context)
+            if args:
+                handle = original(self, bind(record.step, task), callback, args[0], context=context)
+            else:
+                handle = original(self, bind(record.step, task), callback, context=context)
+        else:
+            handle = original(self, callback, *args, context=context)
         if self.get_debug():
             drop_own_frames(handle)
         return handle
@@ -157,11 +156,8 @@ def _make_call_soon_in_place(observation: Observation, original: Callable[..., A
                 record = adopt(self, task, context)
             if record.timed:
                 record.ready = now()
-            if self._debug:
-                callback, args = bind(record.step, task), (callback, *args)
-            else:
-                args = (task, callback, args[0]) if args else (task, callback)
-                callback = record.step
+            args = (callback, args[0]) if args else (callback,)
+            callback = bind(record.step, task)
         if type(self) in direct and not self._debug and not self._closed:
             handle = empty(Handle)
             handle._context = copy_context() if context is None else context

@@ -38,15 +38,12 @@ def announced() -> asyncio.Handle:
 
 def facts(handle: Any) -> dict[str, Any]:
     """What can be told of a handle without running it. What is shown of the callback: compiled, asyncio's own."""
-    if compiled:
-        shown = {
-            "callback": type(handle._callback.__self__).__name__,
-            "callback shown": without_numbers(repr(handle)),
-            "arguments": without_numbers(repr(handle._args)),
-            "name": getattr(handle._callback, "__name__", None),
-        }
-    else:
-        shown = {}
+    shown = {
+        "callback": type(handle._callback.__self__).__name__,
+        "callback shown": without_numbers(repr(handle)),
+        "arguments": without_numbers(repr(handle._args)),
+        "name": getattr(handle._callback, "__name__", None),
+    }
     return {
         "handle": isinstance(handle, asyncio.Handle),
         "class": (type(handle).__name__, type(handle).__module__),
@@ -55,7 +52,7 @@ def facts(handle: Any) -> dict[str, Any]:
         "variable": handle._context.get(VARIABLE),
         "weakly": weakref.ref(handle)() is handle,
         "made": handle._source_traceback,
-    } | shown
+    } | (shown if compiled else {})
 
 
 @asyncio_only
