@@ -51,8 +51,8 @@ def main() -> int:
     try:
         interpreter = Interpreter.at(options.python)
         where = report.machine(interpreter.name)
-        if options.compiled:
-            os.environ["OTEL_ASYNCIO_COMPILED"] = "1"
+        if options.reference:
+            os.environ["OTEL_ASYNCIO_COMPILED"] = "0"
         rows = measure_all(interpreter, QUICK if options.quick else FULL, peers=not options.no_peers)
     except Failed as problem:
         print(problem, file=sys.stderr)
@@ -112,7 +112,7 @@ def _arguments() -> argparse.Namespace:
     as_is = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_is)
     parser.add_argument("--quick", action="store_true", help="about a minute once installed")
-    parser.add_argument("--compiled", action="store_true", help="this project with its compiled step hook")
+    parser.add_argument("--reference", action="store_true", help="this project with its step hook in Python")
     parser.add_argument("--no-peers", action="store_true", help="leave out what others make")
     parser.add_argument("--python", default=sys.executable, metavar="PATH", help="measure on this one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="everything measured, raw")

@@ -71,9 +71,9 @@ class Environment:
         """Run this environment's interpreter."""
         return self.place.run(self.python, *arguments, folder=folder, timeout=timeout)
 
-    def run_compiled(self, *arguments: str | Path, timeout: float = 1800) -> int:
-        """The same with the compiled step hook."""
-        return self.place.run("env", "OTEL_ASYNCIO_COMPILED=1", self.python, *arguments, timeout=timeout)
+    def run_reference(self, *arguments: str | Path, timeout: float = 1800) -> int:
+        """The same with the step hook in Python, also where the compiled one was built."""
+        return self.place.run("env", "OTEL_ASYNCIO_COMPILED=0", self.python, *arguments, timeout=timeout)
 
     def check(self, *arguments: str | Path, folder: Path | None = None) -> None:
         """Run this environment's interpreter for something that must succeed."""

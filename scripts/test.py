@@ -30,19 +30,19 @@ from _stages import (
     Stage,
     anyio_stage,
     chain_stage,
-    compiled_stage,
     cpython_stage,
     docs_stage,
     lint_stages,
     outcome,
     package_stage,
     pytest_stage,
+    reference_stage,
 )  # fmt: skip
 from backends import find_all
 
-# Where the compiled step hook is tested, too: once, for the time it takes.
-COMPILED_VERSIONS = ("3.13",)
-KINDS = ("lint", "docs", "package", "chain", "anyio", "pytest", "compiled", "cpython")
+# Where the step hook in Python is tested, too: once, for the time it takes.
+REFERENCE_VERSIONS = ("3.13",)
+KINDS = ("lint", "docs", "package", "chain", "anyio", "pytest", "reference", "cpython")
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -130,8 +130,8 @@ def run_tests(report: Report, python: Python, options: argparse.Namespace, kinds
         return
     if "pytest" in kinds:
         run_stage(report, row, "pytest", pytest_stage(environment, options.pytest))
-    if "compiled" in kinds and python.version in COMPILED_VERSIONS:
-        run_stage(report, row, "compiled", compiled_stage(environment, options.pytest))
+    if "reference" in kinds and python.version in REFERENCE_VERSIONS:
+        run_stage(report, row, "reference", reference_stage(environment, options.pytest))
     if "cpython" in kinds:
         run_stage(report, row, "cpython", cpython_stage(environment))
 
@@ -153,7 +153,7 @@ def jobs(report: Report, options: argparse.Namespace) -> list[Job]:
         found.append(partial(run_checks, report, native[-1], kinds))
     if "anyio" in kinds and native:
         found.append(partial(run_anyio, report, native[-1]))
-    if {"pytest", "compiled", "cpython"} & set(kinds):
+    if {"pytest", "reference", "cpython"} & set(kinds):
         found += [partial(run_tests, report, python, options, kinds) for python in pythons]
     return found
 

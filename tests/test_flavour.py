@@ -19,10 +19,11 @@ from otel_asyncio.observe import flavour
 compiled_only = pytest.mark.skipif(flavour.FLAVOUR != "compiled", reason="needs Python and the compiled step hook")
 
 
-def run_python(program: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """In the flavour under test, unless told otherwise."""
+def run_python(program: str, **settings: str | None) -> subprocess.CompletedProcess[str]:
+    """In the flavour under test, unless told otherwise; a setting that is None is not set."""
     settings = {flavour.COMPILED: str(int(flavour.FLAVOUR == "compiled"))} | settings
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")} | settings
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    environment |= {name: value for name, value in settings.items() if value is not None}
     command = [sys.executable, "-c", program]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
@@ -32,7 +33,7 @@ def said(done: subprocess.CompletedProcess[str]) -> tuple[int, str, str]:
 
 
 def test_what_was_asked_for_runs() -> None:
-    if os.environ.get(flavour.COMPILED, "0") == "0":
+    if os.environ.get(flavour.COMPILED) == "0":
         assert (flavour.FLAVOUR, flavour.extension) == ("python", None)
     elif sysconfig.get_config_var("Py_GIL_DISABLED"):
         assert flavour.FLAVOUR == "python"
@@ -43,10 +44,16 @@ def test_what_was_asked_for_runs() -> None:
 ASK = "from otel_asyncio.observe import flavour; print(flavour.FLAVOUR, '|', flavour.reason)"
 
 
-@pytest.mark.parametrize("value", ("", "0"))
-def test_python_runs_where_nothing_else_is_asked_for(value: str) -> None:
+def test_python_runs_where_the_compiled_hook_is_switched_off() -> None:
+    done = run_python(ASK, OTEL_ASYNCIO_COMPILED="0")
+    assert said(done) == (0, "python | OTEL_ASYNCIO_COMPILED is 0", "")
+
+
+@compiled_only
+@pytest.mark.parametrize("value", (None, "", "1"), ids=repr)
+def test_the_compiled_hook_runs_where_nothing_else_is_asked_for(value: str | None) -> None:
     done = run_python(ASK, OTEL_ASYNCIO_COMPILED=value)
-    assert said(done) == (0, "python | OTEL_ASYNCIO_COMPILED is not set", "")
+    assert said(done) == (0, "compiled |", "")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 from otel_asyncio.cli import demo, run, view
 from otel_asyncio.cli.output import UsageError
-from otel_asyncio.observe.flavour import FLAVOUR
+from otel_asyncio.observe.flavour import FLAVOUR, reason
 
 _EPILOG = """\
 otel-asyncio run service.py                what happened, when the program has ended
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    shown = f"otel-asyncio {version('otel-asyncio')} ({FLAVOUR} step hook)"
+    shown = f"otel-asyncio {version('otel-asyncio')} ({FLAVOUR} step hook{reason and f': {reason}'})"
     parser.add_argument("--version", action="version", version=shown)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run.add_arguments(commands.add_parser("run", help="run a program, traced", description=run.__doc__))

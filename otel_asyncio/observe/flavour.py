@@ -1,4 +1,4 @@
-"""Which flavour of the hot path runs: Python, or the compiled extension where that is asked for and could be built."""
+"""Which flavour of the hot path runs: the compiled one where it was built, unless it is switched off, or Python."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 COMPILED = "OTEL_ASYNCIO_COMPILED"
-"""Environment: `1` runs the compiled flavour, if it is there."""
+"""Environment: `0` runs Python, also where the compiled flavour is there."""
 
 _EXTENSION = "otel_asyncio.observe._compiled"
 _INTERFACE = 2  # what Python and C expect of each other; compiled/compiled.h has it too
@@ -15,8 +15,8 @@ _INTERFACE = 2  # what Python and C expect of each other; compiled/compiled.h ha
 
 def _load() -> tuple[Any, str]:
     """The extension, or None and why there is none."""
-    if os.environ.get(COMPILED, "") in ("", "0"):
-        return None, f"{COMPILED} is not set"
+    if os.environ.get(COMPILED) == "0":
+        return None, f"{COMPILED} is 0"
     try:
         found = importlib.import_module(_EXTENSION)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with it: it can be done without
