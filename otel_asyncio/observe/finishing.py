@@ -38,7 +38,7 @@ def make_finish(observation: Observation) -> Callable[..., None]:
             shard.recorded += 1
             shard.steps += record.steps
             if timeouts.pending:
-                timeouts.ended(record, error)
+                timeouts.ended(record, error, cancelled=cancelled)
             if not ending.failed:
                 closed(record, error)
             if loop.metered:
@@ -75,7 +75,7 @@ def make_finish_unrecorded(observation: Observation) -> Callable[..., None]:
             if record.glimpse is not None:
                 record.glimpse.end(outcome, now())
             if timeouts.pending:
-                timeouts.ended(record, error)
+                timeouts.ended(record, error, cancelled=cancelled)
             if outbox:
                 observation.drain()
         except Exception as failure:  # noqa: BLE001 - the border of the package

@@ -147,7 +147,12 @@ class Timeouts:
 
     def resumes(self, record: Any, task: Any) -> None:
         """A task runs in which something is not decided yet."""
-        for expiry in self.pending.get(record, ()):
+        for expiry in tuple(self.pending.get(record, ())):
+            if expiry.left:
+                # Its step was queued before the scope expired, so nobody looked when it was suspended after that one.
+                self._look(expiry)
+                if expiry.outcome is not None:
+                    continue
             links = follow(task)
             if expiry.scope_frame and expiry.scope is None:  # it has not run since: the frame is still the same one
                 link = next((link for link in links if id(frame_object(link)) == expiry.scope_frame), None)
@@ -186,13 +191,13 @@ class Timeouts:
         self._decide(expiry, TimeoutOutcome.HANDLED if failed else TimeoutOutcome.ABSORBED)
         return False
 
-    def ended(self, record: Any, error: BaseException | None) -> None:
-        """The task has ended."""
+    def ended(self, record: Any, error: BaseException | None, *, cancelled: bool) -> None:
+        """The task has ended. A function that a cancellation ends does not return either."""
         for expiry in tuple(self.pending.get(record, ())):
             expiry.left = expiry.left or self._now()
             if expiry.scope_frame and not self._timed_out(expiry):
                 continue
-            out = expiry.returned is False or comes_from_scope(error)
+            out = (expiry.returned is False and not cancelled) or comes_from_scope(error)
             self._decide(expiry, TimeoutOutcome.RAISED if out else TimeoutOutcome.HANDLED)
 
     def let_go(self, record: Any) -> None:

@@ -442,3 +442,33 @@ def test_a_wait_for_that_is_in_time_is_an_await_span(traced_run: TracedRun, span
     traced_run(main(), await_threshold=0.005)
     assert any(span.name.startswith("await ") for span in spans.all())
     assert timeouts(spans) == []
+
+
+async def polls(jobs: asyncio.Queue[int]) -> None:
+    while True:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(jobs.get(), 1)
+        await asyncio.sleep(5)
+
+
+@pytest.mark.parametrize("cancelled_after", (1.0, 7.0, 20.0))
+def test_who_is_given_a_job_in_the_turn_in_which_the_deadline_passes_has_handled_it(cancelled_after: float) -> None:
+    """Its step is queued already when the scope expires, so it is not one that is watched."""
+    loop = AutojumpLoop()
+
+    async def main() -> None:
+        jobs: asyncio.Queue[int] = asyncio.Queue()
+        worker = asyncio.create_task(polls(jobs))
+        loop.call_later(0.9, loop.spin, 0.5)  # so that both are late, and come in one turn
+        loop.call_later(0.99, jobs.put_nowait, 1)
+        await asyncio.sleep(0.95 + cancelled_after)
+        worker.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await worker
+
+    with record(clock=loop.clock) as recorder, asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(main())
+    outcomes = [attributes(span)["asyncio.timeout.outcome"] for span in recorder.spans if span.name == "timeout polls"]
+    assert outcomes
+    assert set(outcomes) == {"handled"}
+    assert [span.name for span in recorder.spans if "asyncio.problem" in attributes(span)] == []
