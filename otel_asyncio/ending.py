@@ -86,12 +86,16 @@ class Ending:
             self._die(self._put_off)
 
     def _flush(self) -> bool:
-        """Whether that could be tried: early in their exit 3.12.0 and 3.12.1 start no thread, and `at_exit` is next."""
-        with suppress(RuntimeError):
+        """Flush, unless `at_exit` is next: early in their exit 3.12.0 and 3.12.1 start no thread (gh-113964).
+
+        Where a process that runs on can start none, because it has too many, the spans are lost, and the signal is not.
+        """
+        try:
             if self._stage is Stage.RUNNING:
                 self._telemetry.flush()
-            return True
-        return False
+        except RuntimeError as refused:
+            return "interpreter shutdown" not in str(refused)
+        return True
 
     def _shut_down(self) -> None:
         for provider in self._providers:

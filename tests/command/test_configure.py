@@ -123,6 +123,19 @@ threading.Event().wait(60)
     assert ended.status == -signal.SIGTERM
 
 
+def test_sigterm_ends_a_program_that_can_start_no_thread_any_more(tmp_path: Path) -> None:
+    """Its cgroup or its user has as many as it may have."""
+    crowded = """
+import _thread
+def refuse(*_): raise RuntimeError("can't start new thread")
+otel_asyncio.configure(); asyncio.run(main())
+_thread.start_new_thread = refuse
+os.kill(os.getpid(), signal.SIGTERM)
+threading.Event().wait(60)
+"""
+    assert run(tmp_path, crowded).status == -signal.SIGTERM
+
+
 STRUCK = """
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 class Struck(SpanExporter):
