@@ -7,7 +7,6 @@ import atexit
 import logging
 import os
 import sys
-from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -18,7 +17,6 @@ from otel_asyncio.emit.blocks import Blocks
 from otel_asyncio.emit.intervals import Intervals
 from otel_asyncio.emit.metrics import metrics_of
 from otel_asyncio.emit.problems import ProblemReporter, Rate
-from otel_asyncio.emit.scenes import scenes
 from otel_asyncio.emit.sink import SpanSink
 from otel_asyncio.emit.stuck import StuckSpans
 from otel_asyncio.emit.tracing import Tracing
@@ -47,6 +45,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
+
+    from otel_asyncio.observe.rehearsal import Scene
 
 logger = logging.getLogger("otel_asyncio")
 
@@ -117,7 +117,7 @@ def wire(
     atexit.register(observation.drain)
     dump.known.add(observation)
     stop_listening = nothing if settings.dump_signal is None else dump.when_signalled(settings.dump_signal)
-    expense = Expense(counters, clock, partial(scenes, Policy(Settings())))
+    expense = Expense(counters, clock, _scenes)
 
     def estimate() -> None:
         observation.probe_loops()
@@ -141,6 +141,13 @@ def wire(
         stop_counting()
 
     return observation, unwire
+
+
+def _scenes() -> list[Scene]:
+    """What the hooks are rehearsed with, when somebody collects: it takes the SDK, which nobody else here imports."""
+    from otel_asyncio.emit.scenes import scenes  # noqa: PLC0415
+
+    return scenes(Policy(Settings()))
 
 
 class AsyncioInstrumentor(BaseInstrumentor):  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -51,6 +52,13 @@ def pytest_make_collect_report() -> Iterator[None]:
     if report.skipped and _no_excuse(_reason(report)):
         report.outcome, report.longrepr = "failed", f"{NO_SKIP}=1, and yet: {_reason(report)}"
     return report
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_small_heap() -> None:
+    """Many tests collect, and a collection takes the longer the more there is: what is there already is set aside."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=LOOP_KINDS)
