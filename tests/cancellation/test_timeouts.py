@@ -470,5 +470,5 @@ def test_who_is_given_a_job_in_the_turn_in_which_the_deadline_passes_has_handled
         runner.run(main())
     outcomes = [attributes(span)["asyncio.timeout.outcome"] for span in recorder.spans if span.name == "timeout polls"]
     assert outcomes or sys.version_info < (3, 12)  # there a `wait_for` that is given something returns it
-    assert set(outcomes) == {"handled"}
+    assert set(outcomes) <= {"handled"}
     assert [span.name for span in recorder.spans if "asyncio.problem" in attributes(span)] == []
