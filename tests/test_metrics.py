@@ -8,7 +8,7 @@ import gc
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -227,6 +227,18 @@ def test_durations_are_those_of_unsampled_tasks_too_by_how_they_ended(meters: Me
     assert [exemplar for point in points for exemplar in point.exemplars if exemplar.trace_id] == []
 
 
+def run_unsampled(meters: Meters, loop: AutojumpLoop, main: Coroutine[Any, Any, Any]) -> None:
+    """Inside a span that the sampler turned down, on virtual time."""
+    spans, instrumentor = Spans(sampler=ALWAYS_OFF), AsyncioInstrumentor()
+    instrumentor.instrument(tracer_provider=spans.provider, meter_provider=meters.provider, clock=loop.clock)
+    try:
+        with spans.tracer.start_as_current_span("request"):
+            loop.run_until_complete(main)
+    finally:
+        instrumentor.uninstrument()
+        loop.close()
+
+
 def test_an_unsampled_task_that_is_cancelled_and_goes_on_keeps_its_duration(meters: Meters) -> None:
     async def stubborn() -> None:
         with suppress(asyncio.CancelledError):
@@ -239,35 +251,20 @@ def test_an_unsampled_task_that_is_cancelled_and_goes_on_keeps_its_duration(mete
         task.cancel()
         await task
 
-    spans, loop = Spans(sampler=ALWAYS_OFF), AutojumpLoop()
-    instrumentor = AsyncioInstrumentor()
-    instrumentor.instrument(tracer_provider=spans.provider, meter_provider=meters.provider, clock=loop.clock)
-    try:
-        with spans.tracer.start_as_current_span("request"):
-            loop.run_until_complete(main())
-    finally:
-        instrumentor.uninstrument()
-        loop.close()
+    run_unsampled(meters, AutojumpLoop(), main())
     (point,) = meters.points("asyncio.task.duration")
     assert (point.count, round(point.sum), point.attributes["asyncio.task.outcome"]) == (2, 8 + 8, "success")
 
 
 def test_the_first_step_of_an_unsampled_task_has_its_delay(meters: Meters) -> None:
-    spans, loop = Spans(sampler=ALWAYS_OFF), AutojumpLoop()
+    loop = AutojumpLoop()
 
     async def main() -> None:
         task = asyncio.create_task(wait())
         loop.spin(3)
         await task
 
-    instrumentor = AsyncioInstrumentor()
-    instrumentor.instrument(tracer_provider=spans.provider, meter_provider=meters.provider, clock=loop.clock)
-    try:
-        with spans.tracer.start_as_current_span("request"):
-            loop.run_until_complete(main())
-    finally:
-        instrumentor.uninstrument()
-        loop.close()
+    run_unsampled(meters, loop, main())
     (point,) = meters.points("asyncio.eventloop.delay")
     assert (point.count, round(point.sum)) == (2, 3)  # of main, and of the task
 

@@ -12,6 +12,7 @@ from opentelemetry.trace.propagation import set_span_in_context
 from otel_asyncio.emit import names
 from otel_asyncio.emit.attributes import code_attributes, created_attributes, ids_of
 from otel_asyncio.emit.stacks import frame_attributes, stacktrace
+from otel_asyncio.observe.problems import ProblemKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,7 +133,7 @@ def _attributes(problem: Problem) -> dict[str, Any]:
         attributes[names.CODE_STACKTRACE] = stacktrace(problem.stack)
     if problem.growth is not None:
         attributes |= {names.GROWTH_LIVE: problem.growth.live, names.GROWTH_RATE: problem.growth.rate}
-    if problem.kind == "asyncgen_not_closed":
+    if problem.kind is ProblemKind.ASYNCGEN_NOT_CLOSED:
         attributes[names.ASYNCGEN_OPEN_TIME] = (problem.end - problem.start) / _SECOND
     return attributes | _closed_attributes(problem)
 

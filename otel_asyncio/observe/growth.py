@@ -76,12 +76,11 @@ class Counting(Watched):
         if len(self._state.alive) < _LEAST:
             self._lines.clear()
             return
-        makers = self._count()
         lines: dict[Origin, _Line] = {}
-        for key, count in makers.items():
-            line = self._lines.get(key)
+        for key, count in self._count().items():
             if count < _LEAST:
                 continue
+            line = self._lines.get(key)
             if line is None or count <= line.last:
                 line = _Line(count, now)
             else:
