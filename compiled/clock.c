@@ -52,13 +52,24 @@ reads_the_same(State *state)
     return before <= ours && ours <= after;
 }
 
+/* Whether what is read natively is time.perf_counter_ns. Negative on error. */
+int
+clock_is_native(State *state)
+{
+    if (state->native_clock < 0) {
+        state->native_clock = reads_the_same(state);
+    }
+    return state->native_clock;
+}
+
 int
 clock_set(State *state, Clock *clock, PyObject *ask)
 {
-    if (state->native_clock < 0 && (state->native_clock = reads_the_same(state)) < 0) {
+    int native = clock_is_native(state);
+    if (native < 0) {
         return -1;
     }
     clock->ask = Py_NewRef(ask);
-    clock->native = ask == state->perf_counter_ns && state->native_clock;
+    clock->native = ask == state->perf_counter_ns && native;
     return 0;
 }

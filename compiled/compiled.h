@@ -17,7 +17,7 @@
 #endif
 
 /* Changed with every change of what Python and C expect of each other; otel_asyncio/observe/flavour.py has it too. */
-#define INTERFACE 2
+#define INTERFACE 3
 
 #define NOT_READY (-1)
 
@@ -77,7 +77,7 @@ typedef struct {
 /* Everything of one interpreter. */
 typedef struct {
     Spare spare_bound, spare_handles;
-    PyTypeObject *cell_type, *timed_type, *loop_type, *step_type, *bound_type, *announcer_type;
+    PyTypeObject *cell_type, *timed_type, *loop_type, *step_type, *bound_type, *announcer_type, *vigil_type;
     PyTypeObject *handle_base, *handle_type; /* NULL where asyncio.Handle is not the one we know */
     HandleSlots slots;
     PyObject *base_run; /* Handle._run */
@@ -129,7 +129,7 @@ spare_drop(Spare *spare)
 }
 
 /* clock.c */
-int clock_is_native(void);
+int clock_is_native(State *state);
 int clock_set(State *state, Clock *clock, PyObject *ask);
 int clock_ask(Clock *clock, long long *now);
 int clock_read(long long *now);
@@ -159,5 +159,8 @@ PyObject *handle_plain(State *state, PyObject *callback, PyObject *const *args, 
 
 /* announce.c */
 int announce_add(PyObject *module, State *state);
+
+/* vigil.c */
+int vigil_add(PyObject *module, State *state);
 
 #endif

@@ -86,7 +86,7 @@ module_exec(PyObject *module)
     State *state = PyModule_GetState(module);
     state->spare_bound.limit = state->spare_handles.limit = SPARE;
     if (intern_names(state) < 0 || find_methods(state) < 0 || cells_add(module, state) < 0 ||
-        steps_add(module, state) < 0 || announce_add(module, state) < 0) {
+        steps_add(module, state) < 0 || announce_add(module, state) < 0 || vigil_add(module, state) < 0) {
         return -1;
     }
     return PyModule_AddIntConstant(module, "INTERFACE", INTERFACE);
@@ -95,7 +95,7 @@ module_exec(PyObject *module)
 /* What may be part of a cycle. The rest stays until the module is freed: hooks may still be called meanwhile. */
 #define EACH_IN_CYCLES(DO)                                                                                  \
     DO(handle_type) DO(handle_base) DO(base_run) DO(cell_type) DO(timed_type) DO(loop_type)      \
-    DO(step_type) DO(bound_type) DO(announcer_type) DO(done) DO(append) DO(deque_type) DO(perf_counter_ns)
+    DO(step_type) DO(bound_type) DO(announcer_type) DO(vigil_type) DO(done) DO(append) DO(deque_type) DO(perf_counter_ns)
 
 #define EACH_NAME(DO)                                                                                \
     DO(s_otel_asyncio) DO(s_done) DO(s_self) DO(s_ready) DO(s_debug) DO(s_closed) DO(s_context)      \

@@ -9,20 +9,17 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from otel_asyncio.observe.bell import COUNTS_SWITCHES
 from otel_asyncio.observe.runqueue import waited
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from otel_asyncio.observe.bell import Delay
+
 _MILLISECOND = 1_000_000
 _KEPT = 64
 LATE = 20 * _MILLISECOND
-_REFRESH = 32  # a file read costs more than all the rest of a look at an idle loop
 
 
 def overlap(intervals: Iterable[tuple[int, int, int]], start: int, end: int) -> int:
@@ -72,53 +69,53 @@ class Stops:
     """The times in which the whole process stood still: SIGSTOP, a virtual machine that is suspended.
 
     Seen by the watchdog's own waking up late. It may also be late because somebody kept the GIL, which is no stop but
-    a block: then its thread woke up every switch interval to ask for the GIL, and the kernel has counted that. Or it
-    was starved of a processor, which the kernel counts as well; the loop's thread may have had one meanwhile. On Linux;
-    elsewhere unknown.
+    a block: then its thread woke up every switch interval to ask for the GIL, and the kernel has counted that. Or
+    others, in turns, had it before the watchdog: then it woke up more often. Or it was starved of a processor, which
+    the kernel counts as well; the loop's thread may have had one meanwhile. On Linux; elsewhere unknown.
     """
 
     def __init__(self) -> None:
         self._stops: deque[tuple[int, int, int]] = deque(maxlen=_KEPT)
-        self._late: deque[tuple[int, int, int]] = deque(maxlen=1)
-        self._known = resource is not None and hasattr(resource, "RUSAGE_THREAD")
+        self._undecided: deque[tuple[Delay, int]] = deque(maxlen=_KEPT)
         self.begin()
 
     def begin(self) -> None:
         """The watchdog's thread, which calls this, is a new one: the kernel begins to count."""
         self._thread = threading.get_native_id()
-        self._switches = self._waited = self._waits = 0
+        self._waited = 0
 
-    def before_wait(self) -> None:
-        """The watchdog is about to wait."""
-        if self._known:
-            self._conclude()
-            if not self._waits % _REFRESH:
-                self._waited = waited() or 0
-            self._waits += 1
-            self._switches = _switches()
+    def woke(self, delays: Iterable[Delay], waited_before: int) -> int | None:
+        """The watchdog runs again. Returns since when it waited for the GIL, if that is why it did not before.
 
-    def after_wait(self, due: int, now: int) -> int | None:
-        """The watchdog wanted to wake up at `due`, and runs again now. Returns since when it waited for the GIL."""
-        if not self._known or now - due < LATE:
-            return None
-        asked = _switches() - self._switches - 1  # once it went to sleep
-        if asked >= _least_asked(now - due):
-            return due
-        self._late.append((due, now, asked))
-        return None
+        `waited_before`: for how long it had waited for a processor at some time before.
+        """
+        kept_since = None
+        for delay in delays if COUNTS_SWITCHES else ():
+            late = delay.until - delay.since
+            if late < LATE:
+                continue
+            if delay.asked < _least_asked(late):
+                self._undecided.append((delay, waited_before))
+            elif delay.asked <= _most_asked(late):
+                kept_since = delay.since
+        return kept_since
 
-    def _conclude(self) -> None:
+    def conclude(self) -> None:
         """Why the watchdog was late: asked of a file, so not before it has looked."""
+        if not self._undecided:
+            return
+        before, self._waited = self._waited, waited(self._thread) or 0
         with suppress(IndexError):
-            due, now, asked = self._late.pop()
-            before, self._waited = self._waited, waited(self._thread) or 0
-            late, starved = now - due, min(self._waited - before, now - due)
-            if starved < late // 2 and asked < _least_asked(late - starved):
-                self._stops.append((due, now, late - starved))
+            while True:
+                delay, waited_before = self._undecided.popleft()
+                late = delay.until - delay.since
+                starved = min(self._waited - max(before, waited_before), late)
+                if starved < late // 2 and delay.asked < _least_asked(late - starved):
+                    self._stops.append((delay.since, delay.until, late - starved))
 
     def within(self, start: int, end: int) -> int:
         """How many nanoseconds of [start, end] the process did not run."""
-        self._conclude()
+        self.conclude()
         return overlap(self._stops, start, end)
 
 
@@ -127,5 +124,10 @@ def _least_asked(nanoseconds: int) -> float:
     return 0.25 * nanoseconds / 1e9 / sys.getswitchinterval()
 
 
-def _switches() -> int:
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+def _most_asked(nanoseconds: int) -> float:
+    """How often at most, if one thread keeps it all that time.
+
+    It is woken up more often where somebody lets go of the GIL now and then, and has it again before it comes to
+    (https://github.com/python/cpython/issues/52194, the convoy effect).
+    """
+    return 1.5 * nanoseconds / 1e9 / sys.getswitchinterval() + 1

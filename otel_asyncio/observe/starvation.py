@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 _KEPT = 16
 
@@ -20,11 +20,16 @@ class Starvation:
     """An upper bound for any interval, from the kernel's count, read from time to time.
 
     `waited`: the count, in nanoseconds, or None where there is none: then nobody was starved. `now`: the clock of the
-    intervals.
+    intervals. `elsewhere`: what somebody else has read of the same count.
     """
 
-    def __init__(self, waited: Callable[[], int | None], now: Callable[[], int]) -> None:
-        self._waited, self._now = waited, now
+    def __init__(
+        self,
+        waited: Callable[[], int | None],
+        now: Callable[[], int],
+        elsewhere: Callable[[], Iterable[tuple[int, int]]] = tuple,
+    ) -> None:
+        self._waited, self._now, self._elsewhere = waited, now, elsewhere
         self._readings: tuple[_Reading, ...] = ()  # never changed, only exchanged: two threads read and write it
 
     def note(self) -> None:
@@ -39,7 +44,7 @@ class Starvation:
         All that was counted since the last reading before `start`. Where in that time it fell is not asked: a wait is
         counted when it is over, so that a reading in the middle of one does not know of it.
         """
-        before = self._readings
+        before = (*self._readings, *map(_Reading._make, self._elsewhere()))
         waited = self._waited()
         if waited is None:
             return 0

@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any
 from otel_asyncio.observe.blocks import Block, Stack, Suspicion
 from otel_asyncio.observe.clock import SYSTEM_CLOCK
 from otel_asyncio.observe.looks import Unit, frames_survive, look, look_into_step
-from otel_asyncio.observe.meter import ThreadMeter, native_id_of
+from otel_asyncio.observe.loopthread import LoopThread
 from otel_asyncio.observe.records import NOT_READY
-from otel_asyncio.observe.runqueue import waited
 from otel_asyncio.observe.runs import ENTRY_CODE
-from otel_asyncio.observe.starvation import Starvation
 from otel_asyncio.observe.watchdog import Watched
 
 if TYPE_CHECKING:
@@ -61,21 +59,11 @@ class Watch(Watched):
         self._sees_frames = frames_survive()
         # Of a clock that is not the machine's nobody knows how it runs while the process does not.
         self._real = state.now is SYSTEM_CLOCK.monotonic_ns
-        self._ran_at = self._noted_at = 0
-        self._follow(threading.get_ident())  # which is the loop's thread, as likely as not
-        self._starvation.note()
-        self._drowsy = max(2 * limit, min(state.observation.limits.wait, state.observation.limits.long))
-        self.dozes = False
-        """Whether nothing has run for so long that the next look is put off."""
+        drowsy = max(2 * limit, min(state.observation.limits.wait, state.observation.limits.long))
+        self._enter = partial(LoopThread, state=state, limit=limit, drowsy=drowsy, real=self._real)
+        self._thread = self._enter(threading.get_ident())  # which is the loop's thread, as likely as not
+        self._thread.note()
         self.suspicion: Suspicion | None = None
-
-    def _follow(self, thread: int) -> None:
-        """The loop runs in this thread now."""
-        native = native_id_of(thread)
-        known = self._real and native is not None
-        self._thread, self._idle = thread, False
-        self._meter = ThreadMeter(native)
-        self._starvation = Starvation(partial(waited, native) if known else lambda: None, self.state.now)
 
     @property
     def _may_run_nested(self) -> bool:
@@ -83,19 +71,21 @@ class Watch(Watched):
 
     @property
     def period(self) -> int:
-        """How long to wait before the next look, in nanoseconds: less while something is suspected, for a while.
-
-        More where the loop has been idle: to wake up is what a look costs.
-        """
+        """How long to wait before the next look, in nanoseconds: less while something is suspected, for a while."""
         if self.suspicion is None:
-            return min(max(self.limit * 3 // 2 if self.dozes else self.limit // 3, _SHORTEST), _LONGEST)
+            return self._thread.period()
         pace = min(max(self.limit // 10, _SHORTEST), _LONGEST // 4)
         return min(pace << max(0, self.suspicion.samples.count - 20) // 8, _LONGEST // 2)
 
+    @property
+    def vigil(self) -> Any:
+        """What may be asked without the GIL, while nothing is suspected."""
+        return self._thread.vigil() if self.suspicion is None else None
+
     def stir(self) -> None:
         """Something is about to run: the next look is not put off any longer. In the loop's thread."""
-        if self.dozes:
-            self.dozes = False
+        if self._thread.dozes:
+            self._thread.dozes = False
             self._wake()
 
     def tick(self, kept_since: int | None = None) -> None:
@@ -105,7 +95,7 @@ class Watch(Watched):
         """
         thread, now = self._running_thread(), self.state.now()
         if thread is None:
-            self.dozes = True
+            self._thread.left()
             self._suspect(None)
         else:
             self._look(thread, now, kept_since)
@@ -113,21 +103,17 @@ class Watch(Watched):
 
     def _look(self, thread: int, now: int, kept_since: int | None) -> None:
         """What is on the stack is read before anything that lets go of the GIL, a file or an exporter."""
-        if thread != self._thread:
-            self._follow(thread)
-        ran, before = self._meter.ran(), self.suspicion
-        if ran:
-            self._ran_at = now
-        self.dozes = not ran and self._real and now - self._ran_at >= self._drowsy
+        if thread != self._thread.ident:
+            self._thread = self._enter(thread)
+        ran, before = self._thread.ran(now), self.suspicion
         record = self.state.running
         started = record.step_started if record is not None else 0
         if record is not None and started:
             self._look_at_step(record, started, now, ran=ran)
         elif self._sees_frames:
             self._look_at_unit(now, kept_since, ran=ran)
-        if ran and now - self._noted_at >= self.limit and (before is None or before is not self.suspicion):
-            self._noted_at = now
-            self._starvation.note()
+        if before is None or before is not self.suspicion:
+            self._thread.looked_at(now, ran=ran)
 
     def _running_thread(self) -> int | None:
         loop = self.loop()
@@ -153,7 +139,7 @@ class Watch(Watched):
         weight = now - suspicion.last
         if not ran:
             suspicion.samples.again(weight)
-        elif (seen := look_into_step(self._thread, self._depth, ENTRY_CODE, self.state, record)) is None:
+        elif (seen := look_into_step(self._thread.ident, self._depth, ENTRY_CODE, self.state, record)) is None:
             suspicion.nested = True
         elif self._is_in(record, suspicion):
             suspicion.samples.add(Stack(*seen), weight)
@@ -167,13 +153,13 @@ class Watch(Watched):
 
     def _look_at_unit(self, now: int, kept_since: int | None, *, ran: bool) -> None:
         suspicion = self.suspicion
-        if not ran and (self._idle or (suspicion is not None and suspicion.unit is not Unit.RECORDED)):
+        if not ran and (self._thread.idle or (suspicion is not None and suspicion.unit is not Unit.RECORDED)):
             if suspicion is not None:
                 suspicion.samples.again(now - suspicion.last)
                 self._seen(suspicion, now)
             return
-        seen = look(self._thread, self._depth, ENTRY_CODE, self.state)
-        self._idle = seen is None
+        seen = look(self._thread.ident, self._depth, ENTRY_CODE, self.state)
+        self._thread.idle = seen is None
         if seen is None or seen.unit is Unit.RECORDED:
             self._suspect(None)
             return
@@ -190,10 +176,9 @@ class Watch(Watched):
         Where somebody kept the GIL from the watchdog and the loop's thread was busy throughout, it was this unit: the
         next would have been asked for the GIL before it began.
         """
-        if kept_since is None or not self._real:
+        if kept_since is None or not self._thread.was_busy(kept_since, now):
             return now
-        busy = self._meter.used + self._starvation.at_most(kept_since, now)
-        return min(kept_since + _SWITCH, now) if busy >= 0.8 * (now - kept_since) else now
+        return min(kept_since + _SWITCH, now)
 
     def _seen(self, suspicion: Suspicion, now: int) -> None:
         """It still works on what the watchdog cannot see the end of."""
@@ -211,14 +196,14 @@ class Watch(Watched):
         if before is None or before is suspicion or before.unit is Unit.RECORDED:
             return
         if before.reports or before.last - before.since >= self.limit:
-            self._settle(before, None, before.last, before.victims, self._starvation.at_most(before.since, before.last))
+            self._settle(before, None, before.last, before.victims, self._thread.starved(before.since, before.last))
 
     def _persist(self, suspicion: Suspicion, record: TaskRecord | None, now: int) -> None:
         """A block that does not end is told of while it lasts, at doubling intervals."""
         since, due = suspicion.since, suspicion.since + (self._patience << suspicion.reports)
         if suspicion.nested or now < due:
             return
-        if now - self._starvation.at_most(since, now) - self._stopped(since, now) < due:
+        if now - self._thread.starved(since, now) - self._stopped(since, now) < due:
             return
         suspicion.reports += 1
         self._tell(suspicion, record, now, self._victims(record, since, now), over=False)
@@ -230,15 +215,15 @@ class Watch(Watched):
         `doubtful`: the watchdog should have run meanwhile and has not, so that it may yet find that the process was
         stopped; then it decides.
         """
-        if (thread := threading.get_ident()) != self._thread:
-            self._follow(thread)
+        if (thread := threading.get_ident()) != self._thread.ident:
+            self._thread = self._enter(thread)
         suspicion = self.suspicion
         if suspicion is None or suspicion.unit is not Unit.RECORDED or suspicion.key != started:
             suspicion = Suspicion(Unit.RECORDED, started, started)
         if suspicion.nested or (not suspicion.samples.count and self._may_run_nested):
             return  # other steps of the loop ran within this one
         suspicion.last = ended
-        victims, starved = self._victims(record, started, ended), self._starvation.at_most(started, ended)
+        victims, starved = self._victims(record, started, ended), self._thread.starved(started, ended)
         settle = partial(self._settle, suspicion, record, ended, victims, starved, parent)
         if doubtful and self._real:
             self._doubtful.append(settle)

@@ -16,13 +16,13 @@ from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from otel_asyncio.observe.bell import Bell, Delay, switches
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.pauses import LATE, GcPauses, Stops
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_SECOND = 1_000_000_000
 _SHORTEST = 5_000_000
 _JOIN = 1.0
 _LINGERS, _MOMENT = 50, 0.0001
@@ -51,6 +51,11 @@ class Watched(ABC):
     def period(self) -> int:
         """How long to wait before the next look, in nanoseconds."""
 
+    @property
+    def vigil(self) -> Any:
+        """What may be asked without the GIL whether an earlier look is needed; None: nothing."""
+        return None
+
     @abstractmethod
     def tick(self, kept_since: int | None = None, /) -> None:
         """Look, in the watchdog's thread; `kept_since`: since when somebody has kept the GIL from it, if so."""
@@ -63,14 +68,12 @@ class Watchdog:
         self._watches: list[Watched] = []
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()  # a finalizer that makes a loop runs anywhere
-        self._bell = threading.Lock()
+        self._bell = Bell()
         self._stopping = False
         self._undo: Callable[[], None] | None = None
         self._guard = Guard("blocking")
         self.stops = Stops()
         self.pauses = GcPauses(time.perf_counter_ns)
-        self.due = 0
-        """When the thread wants to look next (`time.perf_counter_ns`)."""
         self.cpu_time = 0
         """Nanoseconds of processor time that the thread has used."""
         if hasattr(os, "register_at_fork"):
@@ -86,7 +89,7 @@ class Watchdog:
     @property
     def is_late(self) -> bool:
         """Whether the thread should have looked by now, so that it may yet find that the process stood still."""
-        return self._thread is not None and time.perf_counter_ns() - self.due >= LATE
+        return self._thread is not None and time.perf_counter_ns() - self._bell.due >= LATE
 
     def add(self, watch: Watched) -> None:
         """Look at one more loop."""
@@ -96,8 +99,7 @@ class Watchdog:
 
     def wake(self) -> None:
         """Have the thread look now, and not when it wanted to. From any thread."""
-        with suppress(RuntimeError):  # it rings already
-            self._bell.release()
+        self._bell.ring()
 
     def remove(self, watches: Sequence[Watched]) -> None:
         """Look at these loops no more. When this returns, nothing of them is emitted any longer."""
@@ -110,7 +112,7 @@ class Watchdog:
         if self._thread is not None or self._guard.failed:
             return
         thread = threading.Thread(target=self._run, name="otel_asyncio watchdog", daemon=True)
-        self._stopping, self.due = False, time.perf_counter_ns()
+        self._stopping, self._bell = False, Bell()
         with suppress(RuntimeError):  # the interpreter is about to end
             thread.start()
             self._thread = thread
@@ -154,7 +156,7 @@ class Watchdog:
 
     def _begin_anew(self) -> None:
         """In the child of a fork: no thread, no lock that another thread held, and no loop that was running."""
-        self._lock, self._bell = threading.RLock(), threading.Lock()
+        self._lock, self._bell = threading.RLock(), Bell()
         self._thread, self._stopping = None, False
         self._watches = [watch for watch in self._watches if not watch.runs]
         self._resume()
@@ -166,17 +168,16 @@ class Watchdog:
             self._guard.fail(error)
 
     def _watch(self) -> None:
-        bell, now = self._bell, time.perf_counter_ns
-        bell.acquire(blocking=False)
-        self.stops.begin()
-        kept_since = self.stops.after_wait(self.due, now())
+        bell, stops = self._bell, self.stops
+        stops.begin()
+        kept_since = stops.woke([Delay(bell.due, time.perf_counter_ns(), switches())], 0)
         while not self._stopping:
             self._look(kept_since)
-            period = self._period()
-            self.due = due = now() + period
-            self.stops.before_wait()
-            bell.acquire(timeout=period / _SECOND)
-            kept_since = self.stops.after_wait(due, now())
+            stops.conclude()
+            watches = tuple(self._watches)
+            period = min((watch.period for watch in watches), default=_SHORTEST)
+            vigils = tuple(vigil for watch in watches if (vigil := watch.vigil) is not None)
+            kept_since = stops.woke(map(Delay._make, bell.wait(period, vigils)), bell.waited)
             if not self._watches and self._leave():
                 return
 
@@ -196,9 +197,6 @@ class Watchdog:
                     self._watches.remove(watch)
             watch.tick(kept_since)
         self.cpu_time = time.thread_time_ns()
-
-    def _period(self) -> int:
-        return min((watch.period for watch in tuple(self._watches)), default=_SHORTEST)
 
 
 @cache
