@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
@@ -22,7 +23,10 @@ _HAS_CPU_CLOCK = hasattr(time, "pthread_getcpuclockid") and (
 def native_id_of(thread: int) -> int | None:
     """The kernel's number of a thread of this process; None if Python has not started it."""
     known = threading._active.get(thread)  # type: ignore[attr-defined]
-    return None if known is None else known.native_id
+    if known is None:
+        return None
+    # After a fork the one thread of the child has another number, and Python keeps the old one (seen on 3.11 to 3.13).
+    return os.getpid() if _HAS_CPU_CLOCK and known is threading.main_thread() else known.native_id
 
 
 class ThreadMeter:
