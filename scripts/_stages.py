@@ -15,6 +15,7 @@ PYTEST_TIMEOUT_SECONDS = 2400
 CPYTHON_TIMEOUT_SECONDS = 1200
 CHAIN_TIMEOUT_SECONDS = 1200
 ANYIO_TIMEOUT_SECONDS = 900
+INSTRUCTIONS_TIMEOUT_SECONDS = 900
 ANYIO_TOOLS = ("pytest-mock", "trustme", "truststore", "psutil", "blockbuster")
 """What anyio's tests need beside what ours do."""
 
@@ -43,6 +44,11 @@ def reference_stage(environment: Environment, extra: Sequence[str]) -> Stage:
 def cpython_stage(environment: Environment) -> Stage:
     """CPython's own asyncio tests, bare against traced."""
     return lambda: environment.run(Path("tests/cpython/run.py"), timeout=CPYTHON_TIMEOUT_SECONDS)
+
+
+def instructions_stage(environment: Environment) -> Stage:
+    """What a task and a step cost in instructions, against what is recorded for this interpreter."""
+    return lambda: environment.run("benchmarks/instructions.py", timeout=INSTRUCTIONS_TIMEOUT_SECONDS)
 
 
 def anyio_stage(environment: Environment) -> Stage:

@@ -32,6 +32,7 @@ from _stages import (
     chain_stage,
     cpython_stage,
     docs_stage,
+    instructions_stage,
     lint_stages,
     outcome,
     package_stage,
@@ -42,7 +43,9 @@ from backends import find_all
 
 # Where the step hook in Python is tested, too: once, for the time it takes.
 REFERENCE_VERSIONS = ("3.13",)
-KINDS = ("lint", "docs", "package", "chain", "anyio", "pytest", "reference", "cpython")
+# The interpreter that benchmarks/instructions.json is for.
+INSTRUCTIONS_VERSIONS = ("3.13",)
+KINDS = ("lint", "docs", "package", "chain", "anyio", "pytest", "reference", "instructions", "cpython")
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -132,6 +135,8 @@ def run_tests(report: Report, python: Python, options: argparse.Namespace, kinds
         run_stage(report, row, "pytest", pytest_stage(environment, options.pytest))
     if "reference" in kinds and python.version in REFERENCE_VERSIONS:
         run_stage(report, row, "reference", reference_stage(environment, options.pytest))
+    if "instructions" in kinds and python.version in INSTRUCTIONS_VERSIONS:
+        run_stage(report, row, "instructions", instructions_stage(environment))
     if "cpython" in kinds:
         run_stage(report, row, "cpython", cpython_stage(environment))
 
@@ -153,7 +158,7 @@ def jobs(report: Report, options: argparse.Namespace) -> list[Job]:
         found.append(partial(run_checks, report, native[-1], kinds))
     if "anyio" in kinds and native:
         found.append(partial(run_anyio, report, native[-1]))
-    if {"pytest", "reference", "cpython"} & set(kinds):
+    if {"pytest", "reference", "instructions", "cpython"} & set(kinds):
         found += [partial(run_tests, report, python, options, kinds) for python in pythons]
     return found
 

@@ -42,9 +42,12 @@ def eager_factory() -> Any:
     return asyncio.eager_task_factory  # type: ignore[attr-defined,unused-ignore]
 
 
+NO_EAGER_UVLOOP = (3, 13) <= sys.version_info < (3, 13, 3)
+"""uvloop passes `eager_start=None` to every factory; asyncio's own refuses that before 3.13.3."""
+
+
 def skip_where_bare_uvloop_cannot(loop_kind: str) -> None:
-    """uvloop passes `eager_start=None` to every factory; asyncio's own refuses that before 3.13.3."""
-    if loop_kind == "uvloop" and (3, 13) <= sys.version_info < (3, 13, 3):
+    if loop_kind == "uvloop" and NO_EAGER_UVLOOP:
         pytest.skip("needs Python 3.13.3: before, uvloop cannot have asyncio's eager factory, traced or not")
 
 

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import math
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+from opentelemetry.sdk.trace import ReadableSpan
+
 from otel_asyncio import Settings
+from otel_asyncio.emit import names
 from otel_asyncio.testing import Recorder, record
 from randomized.facts import Facts
 from randomized.programs import Block, coroutine, outcome
 from randomized.witness import WitnessLoop
-from randomized.world import Chronicle, Event, ScriptedLoop, World, overheard
+from randomized.world import Chronicle, Event, Scripted, ScriptedLoop, World, overheard
 
 # The programs sleep for milliseconds: every wait that takes any time at all becomes a span.
 # Nothing looks from outside: a look holds a loop, or a task, for a moment longer than the program does.
 SETTINGS = Settings(await_threshold=0.001, block_threshold=math.inf, stuck_after=math.inf)
+_IDENTITY = re.compile(r'(0x|\bTask-|"asyncio\.(?:task|eventloop)\.id": )([0-9a-f]+)')
 _ROUNDS = 60  # each cancels everything once; a program catches a cancellation as often as it says `Try`
 
 
@@ -30,8 +36,17 @@ class Mode:
 
     eager: bool = False
     debug: bool = False
+    uvloop: bool = False
     abandon: bool = False
     """Whether the loop is closed over tasks that are pending; else they are cancelled first."""
+
+    def loop_class(self) -> type[Scripted]:
+        """The loop on virtual time that it asks for."""
+        if not self.uvloop:
+            return ScriptedLoop
+        from randomized.uvloops import ScriptedUvloop
+
+        return ScriptedUvloop
 
     def factory(self) -> Any:
         return getattr(asyncio, "eager_task_factory") if self.eager else None  # noqa: B009 - not in 3.11
@@ -46,17 +61,19 @@ class Run:
     """What was said after the loop was closed, where order is the collector's business."""
 
     iterations: int
+    """Turns of the loop; on uvloop, what was announced to it."""
+
     facts: list[Facts]
     recorder: Recorder | None = None
     started: int = 0
     ended: Counter[str] = field(default_factory=Counter)
 
 
-def run(program: Block, mode: Mode, loop_class: type[ScriptedLoop] = ScriptedLoop, way_in: str = "bare") -> Run:
+def run(program: Block, mode: Mode, loop_class: type[Scripted] | None = None, way_in: str = "bare") -> Run:
     """Run a program from its first task to the loop's end, and collect the rubbish."""
-    chronicle = Chronicle(factory=mode.eager or "factory" in way_in)
+    chronicle = Chronicle(factory=mode.eager or "factory" in way_in, uvloop=mode.uvloop)
     gc.freeze()  # the collection at the end has only this run to look through
-    loop = loop_class()
+    loop: Any = (loop_class or mode.loop_class())()
     with _traced(loop, mode, way_in) as recorder, overheard(chronicle):
         world = World(loop, chronicle, debug=mode.debug)
         _drive(world, program, mode)
@@ -81,6 +98,56 @@ def bare(program: Block, mode: Mode, way_in: str) -> Run:
     return run(program, mode, way_in="stock factory" if way_in == "factory" and not mode.eager else "bare")
 
 
+@dataclass(frozen=True)
+class Account:
+    """What came of a run, as another process can be told."""
+
+    history: list[Event]
+    late: Counter[str]
+    iterations: int
+    facts: list[Any]
+    started: int
+    ended: Counter[str]
+
+
+def account(program: Block, mode: Mode, way_in: str) -> Account:
+    """Run a program with tracing, in the flavour of this process."""
+    return _told(run(program, mode, way_in=way_in))
+
+
+def bare_account(program: Block, mode: Mode, way_in: str) -> Account:
+    """Run it as it is."""
+    return _told(bare(program, mode, way_in))
+
+
+def _told(run: Run) -> Account:
+    facts = _facts(run.recorder.spans) if run.recorder else []
+    return Account(run.history, run.late, run.iterations, facts, run.started, +run.ended)
+
+
+def _facts(spans: Sequence[ReadableSpan]) -> list[Any]:
+    """Everything that the spans say, with numbers for ids, tasks and loops: each process has its own.
+
+    In the order in which the tasks were made: which of those that end together comes first, and which of several that
+    are awaited at once is linked first, is decided by addresses.
+    """
+    made = {span.context.span_id: (span.attributes or {}).get(names.TASK_ID, 0) for span in spans}
+
+    def place(span: ReadableSpan) -> tuple[Any, ...]:
+        task = made[span.context.span_id] or made.get(span.parent.span_id if span.parent else 0, 0)
+        return task, span.start_time, span.end_time, span.name, _IDENTITY.sub("", span.to_json())
+
+    def number(found: re.Match[str]) -> str:
+        return f"{found[1]}{numbers.setdefault(found[0], len(numbers))}"
+
+    ordered = sorted(spans, key=place)
+    numbers = {f"0x{span.context.span_id:016x}": place for place, span in enumerate(ordered)}
+    facts = [json.loads(_IDENTITY.sub(number, span.to_json())) for span in ordered]
+    for said in facts:
+        said["links"].sort(key=repr)
+    return facts
+
+
 def stock_factory(loop: Any, coro: Any, **options: Any) -> Any:
     """What asyncio does without a factory."""
     return asyncio.Task(coro, loop=loop, **options)
@@ -92,7 +159,7 @@ def watched(program: Block, mode: Mode) -> Run:
 
 
 @contextmanager
-def _traced(loop: ScriptedLoop, mode: Mode, way_in: str) -> Iterator[Recorder | None]:
+def _traced(loop: Any, mode: Mode, way_in: str) -> Iterator[Recorder | None]:
     loop.set_task_factory(stock_factory if way_in == "stock factory" else mode.factory())
     tracing = way_in in ("instrumentor", "factory")
     with (

@@ -13,10 +13,13 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.testing import AutojumpLoop
 from randomized.facts import Facts
+
+if TYPE_CHECKING:
+    from otel_asyncio.observe.clock import Clock
 
 # What differs from run to run of the very same program.
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
@@ -28,25 +31,28 @@ NAMES_BECOME_NONE = (3, 13, 0) <= sys.version_info[:3] <= (3, 13, 2)
 Event = tuple[Any, ...]
 
 
-class ScriptedLoop(AutojumpLoop):
-    """Counts its turns, and knows every task it makes."""
+class Scripted:
+    """What a loop on virtual time has beside: it knows every task it makes, and counts what it did."""
 
     world: World
     iterations = 0
+    slow_callback = 0.002
+    """Seconds from which on debug mode complains of a callback."""
+
+    if TYPE_CHECKING:
+        clock: Clock
+
+        def spin(self, seconds: float) -> None: ...
 
     def now(self) -> int:
         return self.clock.monotonic_ns()
 
-    def _run_once(self) -> None:
-        self.iterations += 1
-        super()._run_once()  # type: ignore[misc]
-
-    def create_task(self, coro: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def create_task(self, coro: Any, **kwargs: Any) -> Any:
         facts = self.world.facts_of(coro)
         self.world.created.append(facts)
         self.about_to_make(facts)
         try:
-            task = super().create_task(coro, **kwargs)
+            task = super().create_task(coro, **kwargs)  # type: ignore[misc]
         except (SystemExit, KeyboardInterrupt):
             self.exited(facts)
             raise
@@ -64,25 +70,34 @@ class ScriptedLoop(AutojumpLoop):
     def exited(self, facts: Facts) -> None: ...
 
 
+class ScriptedLoop(Scripted, AutojumpLoop):
+    """On asyncio. Counts its turns."""
+
+    def _run_once(self) -> None:
+        self.iterations += 1
+        super()._run_once()  # type: ignore[misc]
+
+
 class Chronicle:
     """Everything that was seen and heard of one run, in its order."""
 
-    def __init__(self, *, factory: bool) -> None:
+    def __init__(self, *, factory: bool, uvloop: bool = False) -> None:
         self.events: list[Event] = []
-        self.factory = factory
-        self._base: int | None = None
+        self.factory, self.uvloop = factory, uvloop
+        self._mentioned: list[int] = []
 
     def stable(self, text: str) -> str:
-        """Text without addresses, and with tasks counted from the program's first.
+        """Text without addresses, and with tasks counted from the program's first; on uvloop, as they are mentioned.
 
+        There a task with a name of its own takes a number as well before it gets its name, which ours does not.
         In debug mode what a factory has made is said to be created in the factory; ours says the program's line.
         """
 
         def renumber(match: re.Match[str]) -> str:
             number = int(match[1])
-            if self._base is None:
-                self._base = number
-            return f"Task-{number - self._base}"
+            if number not in self._mentioned:
+                self._mentioned.append(number)
+            return f"Task-{self._mentioned.index(number) if self.uvloop else number - self._mentioned[0]}"
 
         text = _TASK_NUMBER.sub(renumber, _ADDRESS.sub("0x", text))
         if self.factory:
@@ -93,7 +108,7 @@ class Chronicle:
 class World:
     """One run of one program."""
 
-    def __init__(self, loop: ScriptedLoop, chronicle: Chronicle, *, debug: bool) -> None:
+    def __init__(self, loop: Any, chronicle: Chronicle, *, debug: bool) -> None:
         self.chronicle = chronicle
         self.created: list[Facts] = []
         self.tasks: list[tuple[weakref.ref[Any], Facts]] = []
@@ -104,7 +119,7 @@ class World:
         loop.world = weakref.proxy(self)
         self.began = self.loop.now()
         self.loop.set_debug(debug)
-        self.loop.slow_callback_duration = 0.002
+        self.loop.slow_callback_duration = loop.slow_callback
         self.loop.set_exception_handler(self._handler)
         self.shared_context = contextvars.copy_context()
         self.variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="")
