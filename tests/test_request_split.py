@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from typing import Any
 
 import pytest
 from harness import Spans, TracedRun, attributes, both_ways, links, parent_id, span_id
+from opentelemetry.sdk.trace import SpanLimits
 
 pytestmark = both_ways
 
@@ -71,3 +74,26 @@ def test_a_request_in_a_task_that_has_a_span_already_links_to_it(traced_run: Tra
 
     traced_run(serve())
     assert links(spans.named("request")) == {"task": span_id(spans.task("serve"))}
+
+
+def test_a_segment_made_at_once_is_the_one_that_the_tracer_would_make(traced_run: TracedRun, spans: Spans) -> None:
+    """The tracer makes it where attributes may have to be cut."""
+    limited = Spans(span_limits=SpanLimits(max_span_attribute_length=10_000))
+
+    def seen(spans: Spans) -> Any:
+        async def serve() -> None:
+            with spans.tracer.start_as_current_span("request"):
+                await asyncio.sleep(0)
+
+        TracedRun(traced_run.way, traced_run.new_loop, spans)(serve())
+        segment, request = spans.task("serve"), spans.named("request")
+        parts = json.loads(segment.to_json())
+        assert parts["context"].pop("trace_id") == json.loads(request.to_json())["context"]["trace_id"]
+        assert parts["context"].pop("span_id") != json.loads(request.to_json())["context"]["span_id"]
+        for name in ("start_time", "end_time", "parent_id"):
+            parts.pop(name)
+        for name in ("id", "busy_time", "scheduled_time", "idle_time"):
+            parts["attributes"].pop(f"asyncio.task.{name}")
+        return parts, segment.instrumentation_scope
+
+    assert seen(spans) == seen(limited)

@@ -76,15 +76,15 @@ class RequestSpans(SpanProcessor):
             return
         record, before = begun
         after = record.split(self._now())
-        attributes = start_attributes(record) | {names.TASK_KIND: str(Kind.ROOT_SEGMENT)}
         # The step that runs now counts: an interval without a suspension is one step.
         split = Split(*(late - early for late, early in zip(after, before, strict=True)))
-        self._tracer.start_span(
-            names.task_span(record.qualname),
-            context=set_span_in_context(NonRecordingSpan(ids), Context()),
-            attributes=attributes | split_attributes(split._replace(steps=split.steps + 1)),
-            start_time=span.start_time,
-        ).end(span.end_time)
+        attributes = start_attributes(record) | {names.TASK_KIND: str(Kind.ROOT_SEGMENT)}
+        attributes |= split_attributes(split._replace(steps=split.steps + 1))
+        name, start, end = names.task_span(record.qualname), span.start_time, span.end_time
+        assert ids is not None and start is not None and end is not None  # a span that has ended  # noqa: PT018
+        if not self._spans.give(ids, name, attributes, start, end):
+            context = set_span_in_context(NonRecordingSpan(ids), Context())
+            self._tracer.start_span(name, context=context, attributes=attributes, start_time=start).end(end)
 
     def detach(self, provider: Any) -> None:
         """Take this processor out of the provider again, or silence it where the provider does not let it go."""

@@ -82,7 +82,7 @@ class SdkSpans:
         self._multi = tracer.span_processor
         self._processors: object = None
         self._silent = False
-        self._takers: list[Callable[[TaskSpan], None]] = []
+        self._takers: list[Callable[[sdk.ReadableSpan], None]] = []
         self._children_are_sampled = _samples_children(tracer.sampler)
         limits = tracer._span_limits
         self._plain_limits = (
@@ -232,6 +232,36 @@ class SdkSpans:
             for take in self._takers:
                 take(span)
 
+    def give(self, parent: SpanContext, name: str, attributes: Mapping[str, Any], start: int, end: int) -> bool:
+        """Hand over a child of a span of this process, of which all is known: made at once, without its way there.
+
+        False where somebody has to be asked, or told of its start: then the tracer makes it.
+        """
+        if getattr(self._multi, "_span_processors", None) is not self._processors:
+            self._meet_processors()
+        trace_id, _, _, flags, state, _ = parent
+        plain = self._silent and self._plain_limits and self._children_are_sampled and self._is_enabled()
+        if not plain or not flags & _SAMPLED:
+            return False
+        tracer = self._tracer
+        if self._metrics is not None:
+            self._metrics.start_span(parent, _RECORD_AND_SAMPLE)()
+        span = sdk.ReadableSpan(
+            name=name,
+            context=_make_ids((trace_id, self._new_span_id(), False, flags, state, True)),
+            parent=parent,
+            resource=tracer.resource,
+            attributes=attributes,
+            instrumentation_info=getattr(tracer, "instrumentation_info", None),
+            instrumentation_scope=tracer._instrumentation_scope,
+            status=_UNSET,
+            start_time=start,
+            end_time=end,
+        )
+        for take in self._takers:
+            take(span)
+        return True
+
     def settle(self, span: TaskSpan) -> None:
         """Become readable, after the end. Runs where the span is read: in the exporter's thread, as a rule."""
         record = span.record
@@ -256,7 +286,7 @@ def _samples_children(sampler: object) -> bool:
     )
 
 
-def _taker(processor: Any) -> Callable[[TaskSpan], None]:
+def _taker(processor: Any) -> Callable[[sdk.ReadableSpan], None]:
     """What takes a sampled span that has ended; of the SDK's own batch processor its queue, which asks no more."""
     if type(processor) is BatchSpanProcessor and BatchSpanProcessor.on_end.__code__.co_names == _BATCHING:
         return processor._batch_processor.emit
