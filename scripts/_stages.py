@@ -32,7 +32,15 @@ def chain_stage(environment: Environment) -> Stage:
     return lambda: environment.run("-m", "pytest", "tests/chain", "-q", timeout=CHAIN_TIMEOUT_SECONDS)
 
 
-STEPS = ("test_flavour.py", "test_task_spans.py", "test_task_outcomes.py", "test_watchdog.py", "traps", "randomized")
+STEPS = (
+    "test_flavour.py",
+    "test_task_spans.py",
+    "test_task_outcomes.py",
+    "test_watchdog.py",
+    "test_vigil.py",
+    "traps",
+    "randomized",
+)
 
 
 def reference_stage(environment: Environment, extra: Sequence[str]) -> Stage:

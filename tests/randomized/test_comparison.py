@@ -36,7 +36,7 @@ budget = (
 )
 pytestmark = pytest.mark.timeout(0 if long else 120)
 
-flavour_budget = budget if long else settings(budget, max_examples=200)  # on each loop
+flavour_budget = budget if long else settings(budget, max_examples=120)  # on each loop
 
 
 def on(loop_kind: str, mode: Mode) -> Mode:
