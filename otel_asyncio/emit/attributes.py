@@ -12,7 +12,8 @@ from otel_asyncio.observe.awaits import tally_of
 
 if TYPE_CHECKING:
     from otel_asyncio.observe.code import CodeInfo
-    from otel_asyncio.observe.records import Site, Split, TaskRecord
+    from otel_asyncio.observe.records import Split, TaskRecord
+    from otel_asyncio.observe.sites import Site
 
 _SECOND = 1e9
 

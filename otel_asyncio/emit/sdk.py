@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk import trace as sdk
 from opentelemetry.sdk.trace import sampling
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.trace import (
     DEFAULT_TRACE_STATE,
     SpanContext,
@@ -28,6 +27,7 @@ from otel_asyncio.emit import names
 from otel_asyncio.emit.attributes import TaskAttributes, end_attributes, start_attributes
 from otel_asyncio.emit.errors import record_error
 from otel_asyncio.emit.lineage import identify
+from otel_asyncio.emit.processors import is_silent, taker
 from otel_asyncio.emit.taskspan import MADE_LATE, TaskSpan
 
 if TYPE_CHECKING:
@@ -43,15 +43,6 @@ _RANDOM = 0x02  # TraceFlags.RANDOM_TRACE_ID, W3C Trace Context level 2; not in 
 _MANY = 64  # more attributes than a task's span ever has
 _RECORD_ONLY, _RECORD_AND_SAMPLE = sampling.Decision.RECORD_ONLY, sampling.Decision.RECORD_AND_SAMPLE
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-_BATCHING = ("context", "trace_flags", "sampled", "_batch_processor", "emit")
-"""What `BatchSpanProcessor.on_end` reads: whether the span is sampled, and where it goes. Another one is called."""
-
-# Processors whose on_start is known to do nothing, so that calling it late, or never, is the same.
-_SILENT_AT_START = {sdk.SpanProcessor.on_start, BatchSpanProcessor.on_start, SimpleSpanProcessor.on_start}
-_SILENT_AT_ENDING = {
-    getattr(processor, "_on_ending", None)  # not in every supported SDK
-    for processor in (sdk.SpanProcessor, BatchSpanProcessor, SimpleSpanProcessor)
-}
 
 
 def _ids_maker() -> Callable[[tuple[int, int, bool, TraceFlags, TraceState, bool]], SpanContext]:
@@ -116,9 +107,9 @@ class SdkSpans:
         self._processors = getattr(multi, "_span_processors", None)
         known = type(multi) is sdk.SynchronousMultiSpanProcessor and isinstance(self._processors, tuple)
         processors: Any = self._processors if known else ()
-        self._silent = known and all(map(_is_silent, processors))
+        self._silent = known and all(map(is_silent, processors))
         # What the SDK's multi-processor does, one call earlier; our own processor has no use for task spans.
-        takers = [_taker(each) for each in processors if not getattr(each, "ignores_task_spans", False)]
+        takers = [taker(each) for each in processors if not getattr(each, "ignores_task_spans", False)]
         self._takers = takers if known else [self._multi.on_end]
 
     def identify(self, span: TaskSpan) -> None:
@@ -283,20 +274,6 @@ def _samples_children(sampler: object) -> bool:
     """Whether a sampled local parent means a sampled child with nothing added, so that nobody need be asked."""
     return sampler is sampling.ALWAYS_ON or (
         type(sampler) is sampling.ParentBased and getattr(sampler, "_local_parent_sampled", None) is sampling.ALWAYS_ON
-    )
-
-
-def _taker(processor: Any) -> Callable[[sdk.ReadableSpan], None]:
-    """What takes a sampled span that has ended; of the SDK's own batch processor its queue, which asks no more."""
-    if type(processor) is BatchSpanProcessor and BatchSpanProcessor.on_end.__code__.co_names == _BATCHING:
-        return processor._batch_processor.emit
-    return processor.on_end  # type: ignore[no-any-return]
-
-
-def _is_silent(processor: Any) -> bool:
-    return getattr(processor, "ignores_task_spans", False) or (
-        type(processor).on_start in _SILENT_AT_START
-        and getattr(type(processor), "_on_ending", None) in _SILENT_AT_ENDING
     )
 
 

@@ -17,8 +17,8 @@ from otel_asyncio.observe.cancellation import Origin, Request, Via
 from otel_asyncio.observe.frames import owner_of
 from otel_asyncio.observe.origins import follow_running
 from otel_asyncio.observe.patching import replace_shared
-from otel_asyncio.observe.records import Site
 from otel_asyncio.observe.scopes import RAISES, Api, Entry
+from otel_asyncio.observe.sites import Site
 
 if TYPE_CHECKING:
     from collections.abc import Callable

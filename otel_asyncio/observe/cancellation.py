@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from otel_asyncio.observe.chain import Chain, Frame
     from otel_asyncio.observe.loops import LoopState
-    from otel_asyncio.observe.records import Site, TaskRecord
+    from otel_asyncio.observe.records import TaskRecord
     from otel_asyncio.observe.scopes import Expiry
+    from otel_asyncio.observe.sites import Site
 
 
 class Origin(StrEnum):

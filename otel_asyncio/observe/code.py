@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from otel_asyncio.observe.records import Site
+from otel_asyncio.observe.sites import Site
 
 if TYPE_CHECKING:
     from types import CodeType, FrameType

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.chain import Frame, follow
 from otel_asyncio.observe.code import PACKAGE, info_of
-from otel_asyncio.observe.records import Site
+from otel_asyncio.observe.sites import Site
 
 if TYPE_CHECKING:
     from types import FrameType

@@ -21,7 +21,7 @@ from otel_asyncio.observe.code import info_of
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.patching import replace
 from otel_asyncio.observe.problems import Problem, ProblemKind
-from otel_asyncio.observe.records import Site
+from otel_asyncio.observe.sites import Site
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.frames import deals_with_cancellation
-from otel_asyncio.observe.records import Site
+from otel_asyncio.observe.sites import Site
 
 if TYPE_CHECKING:
     from types import CodeType

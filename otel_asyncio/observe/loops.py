@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from otel_asyncio.observe.cancellation import Request
     from otel_asyncio.observe.observation import Observation
     from otel_asyncio.observe.problems import Closed
-    from otel_asyncio.observe.records import Counted, Site
+    from otel_asyncio.observe.records import Counted
     from otel_asyncio.observe.shutdown import Shutdown
+    from otel_asyncio.observe.sites import Site
     from otel_asyncio.observe.watch import Watch
 
 _KIND_BY_CALLER = {

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from otel_asyncio.observe.cancellation import Origin, Stage, Via
 from otel_asyncio.observe.code import info_of
 from otel_asyncio.observe.frames import cancelled_below, deals_with_cancellation, line_of_the_program
-from otel_asyncio.observe.records import Site
+from otel_asyncio.observe.sites import Site
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

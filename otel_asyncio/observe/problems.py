@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from otel_asyncio.observe.chain import Frame
     from otel_asyncio.observe.code import CodeInfo
     from otel_asyncio.observe.observation import Observation
-    from otel_asyncio.observe.records import Site
+    from otel_asyncio.observe.sites import Site
 
 
 class ProblemKind(StrEnum):

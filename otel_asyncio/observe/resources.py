@@ -23,7 +23,8 @@ from otel_asyncio.observe.chain import frame_of
 from otel_asyncio.observe.code import creation_point, is_program
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.patching import replace_shared
-from otel_asyncio.observe.records import Site, TaskRecord
+from otel_asyncio.observe.records import TaskRecord
+from otel_asyncio.observe.sites import Site
 
 if TYPE_CHECKING:
     from types import CodeType

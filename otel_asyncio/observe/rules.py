@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from otel_asyncio.observe.cancellation import Origin, Via
 from otel_asyncio.observe.code import info_of
 from otel_asyncio.observe.origins import follow_running
-from otel_asyncio.observe.records import Site
 from otel_asyncio.observe.shutdown import begin_one
+from otel_asyncio.observe.sites import Site
 
 if TYPE_CHECKING:
     from types import FrameType

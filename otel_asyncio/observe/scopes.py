@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType
 
     from otel_asyncio.observe.chain import Chain
-    from otel_asyncio.observe.records import Site
+    from otel_asyncio.observe.sites import Site
 
 _CACHE_SIZE = 10_000
 

@@ -15,8 +15,8 @@ from otel_asyncio.observe.chain import TASKS, follow, walk
 from otel_asyncio.observe.frames import frame_object, is_open, owner_of, owns, reference_to
 from otel_asyncio.observe.leaving import LeavingWatch
 from otel_asyncio.observe.observer import Guard
-from otel_asyncio.observe.records import Site
 from otel_asyncio.observe.scopes import RAISES, WAIT_FOR, Api, Entry, Expiry, TimeoutOutcome, comes_from_scope
+from otel_asyncio.observe.sites import Site
 
 if TYPE_CHECKING:
     from types import FrameType
