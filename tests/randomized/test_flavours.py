@@ -9,6 +9,8 @@ import sysconfig
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
+from itertools import zip_longest
+from typing import Any
 
 import pytest
 from harness import LOOP_KINDS, NO_EAGER_UVLOOP, loop_maker
@@ -17,15 +19,12 @@ from hypothesis import strategies as st
 
 from randomized.flavours import FLAVOURS, processes, running
 from randomized.programs import Block, Sleep
-from randomized.runs import Mode, account, bare_account
+from randomized.runs import Account, Mode, account, bare_account
 from randomized.strategies import programs
 from randomized.structures import Wait
 from randomized.test_comparison import WAYS_IN, budget, long, mistakes, modes
 
 pytestmark = pytest.mark.timeout(0 if long else 120)
-
-TRIES = 3
-"""Where the addresses of tasks decide what is told first, two runs of one flavour differ as well, but not each time."""
 
 flavour_budget = budget if long else settings(budget, max_examples=120)  # on each loop
 
@@ -50,6 +49,17 @@ def flavours() -> Iterator[dict[str, Executor]]:
         yield found
 
 
+def accounts(flavours: dict[str, Executor], program: Block, mode: Mode, way_in: str) -> dict[str, Account]:
+    """What each flavour does and tells."""
+    runs = {name: flavours[name].submit(account, program, mode, way_in) for name in FLAVOURS}
+    return {name: run.result() for name, run in runs.items()}
+
+
+def differences(one: Account, other: Account) -> list[Any]:
+    """The spans that are not the same."""
+    return [pair for pair in zip_longest(one.facts, other.facts) if pair[0] != pair[1]]
+
+
 @flavour_budget
 @pytest.mark.parametrize("loop_kind", LOOP_KINDS)
 @given(program=programs, mode=st.builds(replace, modes, debug=st.booleans()))
@@ -61,13 +71,14 @@ def test_both_flavours_do_as_the_bare_program_does_and_tell_the_same(
     for way_in in WAYS_IN:
         expected = flavours["bare"].submit(bare_account, program, mode, way_in).result()
         assert not mistakes(expected)
-        for _ in range(TRIES):
-            runs = {name: flavours[name].submit(account, program, mode, way_in) for name in FLAVOURS}
-            told = {name: run.result() for name, run in runs.items()}
-            for traced in told.values():
-                assert traced.history == expected.history
-                assert traced.late == expected.late
-                assert traced.iterations == expected.iterations
-            if told["compiled"] == told["python"]:
-                break
+        told = accounts(flavours, program, mode, way_in)
+        for traced in told.values():
+            assert traced.history == expected.history
+            assert traced.late == expected.late
+            assert traced.iterations == expected.iterations
+        if told["compiled"] != told["python"]:
+            # Seen twice, after a hundred programs, and not again: two processes differ as well, flavours differ in any.
+            print("the flavours differed in", differences(*told.values()))
+            with processes() as fresh:
+                told = accounts(fresh, program, mode, way_in)
         assert told["compiled"] == told["python"]
