@@ -478,6 +478,23 @@ def test_a_blocked_loop_has_its_duration_sampled_or_not(meters: Meters, new_loop
     ]
 
 
+def test_the_buckets_of_each_histogram_are_made_for_what_it_measures(
+    meters: Meters, spans: Spans, new_loop: NewLoop
+) -> None:
+    """The SDK's own begin at five seconds, where most of this has ended. In seconds: the finest and the longest."""
+    with metered(meters, spans, block_threshold=0.1):
+        run_on(new_loop, hold_for_long())
+        found = {
+            name: meters.points(f"asyncio.{name}")[0].explicit_bounds
+            for name in ("task.duration", "eventloop.delay", "eventloop.block.duration")
+        }
+    assert {name: (bounds[0], bounds[-1]) for name, bounds in found.items()} == {
+        "task.duration": (0.001, 300.0),
+        "eventloop.delay": (0.00005, 5.0),
+        "eventloop.block.duration": (0.05, 60.0),
+    }
+
+
 def test_a_block_that_was_reported_while_it_lasted_counts_once_and_whole(meters: Meters, spans: Spans) -> None:
     with metered(meters, spans, block_threshold=0.1, stuck_after=0.2):
         run_on(asyncio.SelectorEventLoop, hold_for_long())
