@@ -108,15 +108,15 @@ vigil_wants_a_look(Vigil *vigil, long long now)
     if (ran) {
         vigil->ran = 1;
         vigil->ran_at = now;
+        vigil->idle = 0;
         if (now - vigil->noted >= vigil->limit) {
             vigil_note(vigil);
         }
     }
     if (turned) {
-        vigil->idle = 0;
         return vigil->dozes;
     }
-    if (!ran && vigil->idle) {
+    if (vigil->idle) {
         return !vigil->dozes && now - vigil->ran_at >= vigil->drowsy;
     }
     return now - vigil->looked >= vigil->limit / 3;

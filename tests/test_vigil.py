@@ -148,6 +148,13 @@ def waited(vigil: Any, seconds: float) -> float:
     return time.perf_counter() - start
 
 
+def seen_idle(vigil: Any) -> None:
+    """As if Python had looked, once the thread had come to rest."""
+    while vigil.ran():
+        time.sleep(0.01)
+    vigil.idle = True
+
+
 def lasts(vigil: Any, seconds: float) -> bool:
     """Whether it lasts so long. On a crowded machine the watchdog wakes up late, which is for Python to look into."""
     return any(waited(vigil, seconds) >= seconds for _ in range(20))
@@ -167,7 +174,7 @@ def test_a_loop_that_stands_still_is_looked_at_until_it_was_seen_idle() -> None:
     thread.start()
     vigil = bell.Vigil(LoopCell(), thread.native_id, limit=LIMIT, drowsy=3600 * SECOND)
     unseen = waited(vigil, 60)
-    vigil.idle = True
+    seen_idle(vigil)
     left_alone = lasts(vigil, 0.5)
     stands.set()
     thread.join()
@@ -176,13 +183,38 @@ def test_a_loop_that_stands_still_is_looked_at_until_it_was_seen_idle() -> None:
 
 
 @with_vigils
+def test_a_loop_that_was_idle_and_stands_still_is_looked_at(watched: Watched) -> None:
+    """It has run since it was seen idle, so that it may stand in a `time.sleep` now."""
+    vigil = watched.vigil()
+    vigil.ran()
+    vigil.idle = True
+    watched.works.set()
+    spin(5 * MS)
+    watched.works.clear()
+    assert waited(vigil, 60) < 30
+    assert not vigil.idle
+
+
+def test_a_thread_that_has_run_is_not_known_to_be_idle() -> None:
+    async def main() -> bool:
+        state = asyncio.get_running_loop()._otel_asyncio  # type: ignore[attr-defined]
+        thread = LoopThread(threading.get_ident(), state, limit=LIMIT, drowsy=SECOND, real=True)
+        thread.idle = True
+        spin(MS)
+        thread.ran(state.now())
+        return thread.idle
+
+    with instrumented(Spans()):
+        assert not run_on(asyncio.new_event_loop, main())
+
+
+@with_vigils
 def test_a_loop_that_is_idle_for_long_is_looked_at_once_more_to_be_left_alone() -> None:
     stands = threading.Event()
     thread = threading.Thread(target=stands.wait)
     thread.start()
     vigil = bell.Vigil(LoopCell(), thread.native_id, limit=LIMIT, drowsy=SECOND // 10)
-    vigil.ran()
-    vigil.idle = True
+    seen_idle(vigil)
     first = waited(vigil, 60)
     vigil.dozes = True
     left_alone = lasts(vigil, 0.5)

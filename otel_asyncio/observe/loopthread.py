@@ -53,6 +53,7 @@ class LoopThread:
         """Whether it has run since this was asked last; True where nobody can tell."""
         ran: bool = self._meter.ran()
         if ran:
+            self.idle = False
             self._ran_at = now if self._vigil is None else self._vigil.ran_at
         self.dozes = not ran and self._real and now - self._ran_at >= self._drowsy
         self._runs_loop = True
