@@ -1,9 +1,9 @@
-/* The fields that every task and step touches, as the bases of TaskRecord, Unrecorded, Shard and LoopState. */
+/* The fields that every step touches, as the bases of TaskRecord, Unrecorded and LoopState. */
 
 #include "compiled.h"
 
 #define OBJECT(type, field) {#field, T_OBJECT, offsetof(type, field), 0, NULL}
-#define NUMBER(type, field) {#field, T_LONGLONG, offsetof(type, field), 0, NULL}
+#define NUMBER(field) {#field, T_LONGLONG, offsetof(TimedCell, field), 0, NULL}
 
 static int
 cell_traverse(PyObject *self, visitproc visit, void *arg)
@@ -40,8 +40,6 @@ static int
 loop_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(((LoopCell *)self)->shard);
-    Py_VISIT(((LoopCell *)self)->unrecorded);
     Py_VISIT(((LoopCell *)self)->running);
     Py_VISIT(((LoopCell *)self)->innermost);
     return 0;
@@ -50,8 +48,6 @@ loop_traverse(PyObject *self, visitproc visit, void *arg)
 static int
 loop_clear(PyObject *self)
 {
-    Py_CLEAR(((LoopCell *)self)->shard);
-    Py_CLEAR(((LoopCell *)self)->unrecorded);
     Py_CLEAR(((LoopCell *)self)->running);
     Py_CLEAR(((LoopCell *)self)->innermost);
     return 0;
@@ -92,31 +88,22 @@ static PyMemberDef cell_members[] = {OBJECT(Cell, step), {NULL, 0, 0, 0, NULL}};
 static PyMemberDef timed_members[] = {
     OBJECT(TimedCell, loop),
     OBJECT(TimedCell, kind),
-    NUMBER(TimedCell, created),
-    NUMBER(TimedCell, wall),
-    NUMBER(TimedCell, ended),
-    NUMBER(TimedCell, ready),
-    NUMBER(TimedCell, suspended),
-    NUMBER(TimedCell, first_step),
-    NUMBER(TimedCell, step_started),
-    NUMBER(TimedCell, busy),
-    NUMBER(TimedCell, scheduled),
-    NUMBER(TimedCell, max_step),
-    NUMBER(TimedCell, max_idle),
-    NUMBER(TimedCell, steps),
-    {NULL, 0, 0, 0, NULL},
-};
-
-static PyMemberDef shard_members[] = {
-    NUMBER(ShardCell, started),
-    NUMBER(ShardCell, succeeded),
-    NUMBER(ShardCell, glimpse_at),
+    NUMBER(created),
+    NUMBER(wall),
+    NUMBER(ended),
+    NUMBER(ready),
+    NUMBER(suspended),
+    NUMBER(first_step),
+    NUMBER(step_started),
+    NUMBER(busy),
+    NUMBER(scheduled),
+    NUMBER(max_step),
+    NUMBER(max_idle),
+    NUMBER(steps),
     {NULL, 0, 0, 0, NULL},
 };
 
 static PyMemberDef loop_members[] = {
-    OBJECT(LoopCell, shard),
-    OBJECT(LoopCell, unrecorded),
     OBJECT(LoopCell, running),
     {"metered", T_BOOL, offsetof(LoopCell, metered), 0, NULL},
     {"innermost", T_OBJECT, offsetof(LoopCell, innermost), READONLY, NULL},
@@ -138,16 +125,13 @@ CELL_SLOTS(cell);
 CELL_SLOTS(timed);
 CELL_SLOTS(loop);
 
-static PyType_Slot shard_slots[] = {{Py_tp_members, shard_members}, {0, NULL}};
+#define CELL_FLAGS (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC)
+#define SPEC(name, title, type) \
+    static PyType_Spec name##_spec = {"otel_asyncio.observe._compiled." title, sizeof(type), 0, CELL_FLAGS, name##_slots}
 
-#define BASE (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE)
-#define SPEC(name, title, type, flags) \
-    static PyType_Spec name##_spec = {"otel_asyncio.observe._compiled." title, sizeof(type), 0, flags, name##_slots}
-
-SPEC(cell, "Cell", Cell, BASE | Py_TPFLAGS_HAVE_GC);
-SPEC(timed, "TimedCell", TimedCell, BASE | Py_TPFLAGS_HAVE_GC);
-SPEC(loop, "LoopCell", LoopCell, BASE | Py_TPFLAGS_HAVE_GC);
-SPEC(shard, "ShardCell", ShardCell, BASE);
+SPEC(cell, "Cell", Cell);
+SPEC(timed, "TimedCell", TimedCell);
+SPEC(loop, "LoopCell", LoopCell);
 
 int
 cells_add(PyObject *module, State *state)
@@ -158,12 +142,11 @@ cells_add(PyObject *module, State *state)
     }
     state->timed_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &timed_spec, (PyObject *)state->cell_type);
     state->loop_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &loop_spec, NULL);
-    state->shard_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &shard_spec, NULL);
-    if (state->timed_type == NULL || state->loop_type == NULL || state->shard_type == NULL) {
+    if (state->timed_type == NULL || state->loop_type == NULL) {
         return -1;
     }
     return PyModule_AddType(module, state->cell_type) || PyModule_AddType(module, state->timed_type) ||
-                   PyModule_AddType(module, state->loop_type) || PyModule_AddType(module, state->shard_type)
+                   PyModule_AddType(module, state->loop_type)
                ? -1
                : 0;
 }

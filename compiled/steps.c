@@ -121,65 +121,14 @@ is_done(State *state, PyObject *task)
 
 /* ---- one step ---- */
 
-/* Whether nothing is left to be told when a task ends. Negative on error. */
 static int
-is_all_told(PyObject *untold)
-{
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(untold); i++) {
-        Py_ssize_t size = PyObject_Size(PyTuple_GET_ITEM(untold, i));
-        if (size != 0) {
-            return size < 0 ? -1 : 0;
-        }
-    }
-    return 1;
-}
-
-/* Whether a task that is done has returned, without having been given a record of its own. Negative on error. */
-static int
-has_returned(State *state, PyObject *record, PyObject *task)
-{
-    int returned = is_answer(state->get_state(task, NULL), state->s_finished);
-    if (returned > 0) {
-        returned = is_answer(state->get_exception(task, NULL), Py_None);
-    }
-    if (returned > 0) {
-        returned = is_answer(PyObject_GetAttr(task, state->s_otel_asyncio), record);
-    }
-    return returned;
-}
-
-/* The end of a task that gets no span: counted, here where it has returned and that is all. */
-static int
-finish_counted(State *state, Step *step, PyObject *record, PyObject *task, PyObject *future, LoopCell *cell)
-{
-    ShardCell *shard = cell == NULL ? NULL : shard_of(state, cell);
-    int plain = shard != NULL && record == cell->unrecorded && step->untold != NULL &&
-                state->get_state != NULL && state->get_exception != NULL &&
-                PyObject_TypeCheck(task, PyDescr_TYPE(state->done));
-    if (plain > 0) {
-        plain = is_all_told(step->untold);
-    }
-    if (plain > 0) {
-        plain = has_returned(state, record, task);
-    }
-    if (plain > 0) {
-        shard->succeeded++;
-    }
-    if (plain != 0) {
-        return plain < 0 ? -1 : 0;
-    }
-    PyObject *finished[] = {task, future};
-    return tell(step->finish, finished, 2);
-}
-
-static int
-run_counted(State *state, Step *step, PyObject *record, PyObject *task, PyObject *callback, PyObject *const *args,
-            Py_ssize_t nargs, LoopCell *cell)
+run_counted(State *state, Step *step, PyObject *task, PyObject *callback, PyObject *const *args, Py_ssize_t nargs)
 {
     int status = tell(callback, args, nargs);
     PyObject *raised = status < 0 ? take_raised() : NULL;
     int done = is_done(state, task);
-    if (done < 0 || (done && finish_counted(state, step, record, task, nargs > 0 ? args[0] : Py_None, cell) < 0)) {
+    PyObject *finished[] = {task, nargs > 0 ? args[0] : Py_None};
+    if (done < 0 || (done && tell(step->finish, finished, 2) < 0)) {
         Py_XDECREF(raised);
         return -1;
     }
@@ -284,10 +233,10 @@ run_timed(State *state, Step *step, TimedCell *record, PyObject *task, PyObject 
 
 static int
 run(State *state, Step *step, PyObject *record, PyObject *task, PyObject *callback, PyObject *const *args,
-    Py_ssize_t nargs, LoopCell *cell)
+    Py_ssize_t nargs)
 {
     if (step->clock.ask == NULL) {
-        return run_counted(state, step, record, task, callback, args, nargs, cell);
+        return run_counted(state, step, task, callback, args, nargs);
     }
     if (!PyObject_TypeCheck(record, state->timed_type)) {
         PyErr_Format(PyExc_TypeError, "a timed step needs a TimedCell, not %.100s", Py_TYPE(record)->tp_name);
@@ -320,14 +269,14 @@ step_run(State *state, Step *step, PyObject *record, PyObject *task, PyObject *c
 {
     LoopCell *cell = cell_of(state, record, loop);
     if (cell == NULL) {
-        return run(state, step, record, task, callback, args, nargs, NULL);
+        return run(state, step, record, task, callback, args, nargs);
     }
     PyObject *outer = cell->innermost;
     long long turn = cell->turn;
     cell->innermost = Py_NewRef(record);
     cell->turn = ++cell->turns;
     cell->frameless++;
-    int status = run(state, step, record, task, callback, args, nargs, cell);
+    int status = run(state, step, record, task, callback, args, nargs);
     cell->frameless--;
     cell->turn = turn;
     Py_XSETREF(cell->innermost, outer);
@@ -348,11 +297,11 @@ step_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *
 static PyObject *
 step_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"plain", "finish", "clock", "waited", "held", "limits", "adopted", "untold", NULL};
-    PyObject *plain, *finish, *clock = NULL, *waited = NULL, *held = NULL, *adopted = NULL, *untold = NULL;
+    static char *names[] = {"plain", "finish", "clock", "waited", "held", "limits", "adopted", NULL};
+    PyObject *plain, *finish, *clock = NULL, *waited = NULL, *held = NULL, *adopted = NULL;
     long long wait = 0, hold = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$OOO(LL)OO!:Step", names, &plain, &finish, &clock, &waited,
-                                     &held, &wait, &hold, &adopted, &PyTuple_Type, &untold)) {
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$OOO(LL)O:Step", names, &plain, &finish, &clock, &waited, &held, &wait,
+                                     &hold, &adopted)) {
         return NULL;
     }
     if ((clock == NULL) != (waited == NULL) || (clock == NULL) != (held == NULL) ||
@@ -370,7 +319,6 @@ step_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     step->waited = Py_XNewRef(waited);
     step->held = Py_XNewRef(held);
     step->adopted = Py_XNewRef(adopted);
-    step->untold = Py_XNewRef(untold);
     step->longest_wait = wait;
     step->longest_step = hold;
     if (clock != NULL && clock_set(state_of(type), &step->clock, clock) < 0) {
@@ -397,7 +345,6 @@ step_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(step->waited);
     Py_VISIT(step->held);
     Py_VISIT(step->adopted);
-    Py_VISIT(step->untold);
     Py_VISIT(step->clock.ask);
     return 0;
 }
@@ -411,7 +358,6 @@ step_clear(PyObject *self)
     Py_CLEAR(step->waited);
     Py_CLEAR(step->held);
     Py_CLEAR(step->adopted);
-    Py_CLEAR(step->untold);
     Py_CLEAR(step->clock.ask);
     return 0;
 }

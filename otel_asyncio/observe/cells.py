@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 from otel_asyncio.observe.flavour import extension
 
 if TYPE_CHECKING:
-    from otel_asyncio.observe.counters import Shard
-    from otel_asyncio.observe.records import TaskRecord, Unrecorded
+    from otel_asyncio.observe.records import TaskRecord
 
 
 class Cell:
@@ -39,27 +38,13 @@ class TimedCell(Cell):
     )
 
 
-class ShardCell:
-    """The fields of a loop's counters that every task touches."""
-
-    __slots__ = ("glimpse_at", "started", "succeeded")
-    started: int
-    succeeded: int
-    """Tasks created, and those of them that returned: nearly all do, and a slot costs half of a key in a table."""
-    glimpse_at: int
-    """How many tasks have been started when the next one that is only counted gets a `Glimpse`."""
-
-
 class LoopCell:
-    """The fields of a loop's state that every task and step looks at.
+    """The fields of a loop's state that every step looks at.
 
     Compiled steps, which leave no frame, say here that they run; of those in Python the frames tell (`looks`).
     """
 
-    __slots__ = ("metered", "running", "shard", "unrecorded")
-    shard: Shard
-    unrecorded: Unrecorded
-    """Stands in for the record of each of its tasks that get no span."""
+    __slots__ = ("metered", "running")
     running: TaskRecord | None
     metered: bool
     """Whether somebody reads the metrics, so that it pays to keep samples and to time the loop."""
@@ -72,5 +57,4 @@ class LoopCell:
 
 
 if not TYPE_CHECKING and extension is not None:
-    Cell, TimedCell = extension.Cell, extension.TimedCell
-    ShardCell, LoopCell = extension.ShardCell, extension.LoopCell
+    Cell, TimedCell, LoopCell = extension.Cell, extension.TimedCell, extension.LoopCell

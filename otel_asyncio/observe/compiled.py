@@ -1,21 +1,20 @@
-"""The compiled hot path: the same makers as in `steps` and `create`, of callables that are written in C (`compiled/`).
+"""The compiled hot path: the same makers as in `steps`, of callables that are written in C (`compiled/`).
 
 A step that runs in C leaves no frame; the loop's cell says meanwhile that it runs (`LoopCell`). Steps that a loop does
 not run by itself are Python's: those of eager starts, of tasks that are being cancelled, and of a loop in debug mode.
-So is the making of whatever is not a task of a coroutine on a loop without a factory.
 """
 
 from __future__ import annotations
 
-from asyncio import events, tasks
+from asyncio import events
 from functools import WRAPPER_ASSIGNMENTS, update_wrapper
 from typing import TYPE_CHECKING, Any
 
-from otel_asyncio.observe import create, steps
+from otel_asyncio.observe import steps
 from otel_asyncio.observe.flavour import extension
 from otel_asyncio.observe.records import Kind
 from otel_asyncio.observe.steps import PY_STEPS, STEP_TYPE, STOCK_CALL_SOON
-from otel_asyncio.observe.tasks import drop_own_frames, make_recorded
+from otel_asyncio.observe.tasks import drop_own_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,31 +56,5 @@ def make_step(observation: Observation) -> Any:
 
 
 def make_unrecorded_step(observation: Observation) -> Any:
-    """The step of a task that gets no span: its end is counted; in C, where it has returned and that is all."""
-    untold = observation.timeouts.pending, observation.outbox
-    return extension.Step(steps.make_unrecorded_step(observation), observation.finish_unrecorded, untold=untold)
-
-
-def make_create_task(observation: Observation, original: Callable[..., Any]) -> Callable[..., Any]:
-    """The `create_task` that makes observed tasks, for a class whose own is `original`."""
-    plain = create.make_create_task(observation, original)
-    if create.is_wrapped(original):
-        return plain
-    hook = extension.Creator(
-        plain,
-        make_recorded,
-        observation,
-        sink=observation.sink,
-        surroundings=observation.sink.surroundings,
-        tasks=tasks,
-        task=tasks.Task,
-        plain_task=observation.plain_classes[tasks.Task],
-        stock=create.has_known_loops(original),
-    )
-    return update_wrapper(hook, original, assigned=WRAPPER_ASSIGNMENTS, updated=())
-
-
-def make_register(registry: Any) -> Callable[[Any], None]:
-    """The `add` of asyncio's weak set of tasks, which tells of those that we do not know yet."""
-    plain = create.make_register(registry)
-    return extension.Register(plain, registry.data, registry._pending_removals, registry._remove)  # type: ignore[no-any-return]
+    """The step of a task that gets no span: its end is counted."""
+    return extension.Step(steps.make_unrecorded_step(observation), observation.finish_unrecorded)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-import weakref
 from asyncio import base_events
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,6 @@ from otel_asyncio.observe.tasks import drop_own_frames, hide_own_frames, make_fo
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from otel_asyncio.observe.loops import LoopState
     from otel_asyncio.observe.observation import Observation
 
 _EAGER_FACTORY: Any = getattr(getattr(asyncio, "eager_task_factory", None), "__code__", None)
@@ -32,7 +30,8 @@ def make_create_task(observation: Observation, original: Callable[..., Any]) -> 
     tasks under an unsampled span are told by one look at their surroundings.
     """
     enrol, plain_classes = observation.enrol, observation.plain_classes
-    stock, wrapped = has_known_loops(original), is_wrapped(original)
+    stock = original is _STOCK and is_stock(_STOCK, "_check_closed")  # whose attributes are known; others are asked
+    wrapped = not stock and _is_wrapped(original)
     elaborate = _make_elaborate(observation, original, wrapped=wrapped)
     tasks, not_given = asyncio.tasks, _NOT_GIVEN
     usual = None if wrapped else CoroutineType
@@ -71,14 +70,9 @@ def make_create_task(observation: Observation, original: Callable[..., Any]) -> 
     return create_task
 
 
-def has_known_loops(original: Any) -> bool:
-    """Whether this is asyncio's own, for loops whose attributes are known; others are asked."""
-    return original is _STOCK and is_stock(_STOCK, "_check_closed")
-
-
-def is_wrapped(original: Any) -> bool:
+def _is_wrapped(original: Any) -> bool:
     """Whether somebody has put a function of theirs around the loop's own, which they want to be called."""
-    return not has_known_loops(original) and (inspect.isfunction(original) or hasattr(original, "__wrapped__"))
+    return inspect.isfunction(original) or hasattr(original, "__wrapped__")
 
 
 def _make_elaborate(observation: Observation, original: Callable[..., Any], *, wrapped: bool) -> Callable[..., Any]:
@@ -106,31 +100,6 @@ def _make_elaborate(observation: Observation, original: Callable[..., Any], *, w
         return make_foreign(state, original, coro, given.get("context"), loop, coro, **given)
 
     return elaborate
-
-
-def make_register(registry: Any) -> Callable[[Any], None]:
-    """The `add` of asyncio's weak set of tasks, which tells of those that we do not know yet.
-
-    Done as WeakSet does it on 3.12 and 3.13: every task comes by here, and a call costs as much as it does.
-    """
-    members, remove, ref = registry.data, registry._remove, weakref.ref
-
-    def add(task: Any) -> None:
-        if registry._pending_removals:
-            registry._commit_removals()
-        members.add(ref(task, remove))
-        try:
-            record = task._otel_asyncio
-            if not record.timed or not record.step_started:
-                return  # made by us, and its first step is still to come: the usual case
-        except AttributeError:
-            pass
-        if isinstance(task, asyncio.Task):
-            state: LoopState | None = getattr(task.get_loop(), "_otel_asyncio", None)
-            if state is not None:
-                state.observation.registered(task, state)
-
-    return add
 
 
 def _keywords_of(original: Callable[..., Any]) -> set[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.cells import LoopCell
 from otel_asyncio.observe.code import called_from, creation_point, creation_site, describe
-from otel_asyncio.observe.counters import LoopName, Shard
+from otel_asyncio.observe.counters import LoopName
 from otel_asyncio.observe.looptime import measures_exactly, time_selector
 from otel_asyncio.observe.overrides import let_go_of_foreign, watch_foreign
 from otel_asyncio.observe.records import NOT_READY, Kind, TaskRecord
@@ -82,11 +82,13 @@ class LoopState(LoopCell):
         "loop",
         "now",
         "observation",
+        "shard",
         "shutdown",
         "step",
         "stop_timing",
         "submitted",
         "thread",
+        "unrecorded",
         "wall",
         "watch",
     )
@@ -143,7 +145,6 @@ class LoopState(LoopCell):
 
     def forget(self) -> None:
         """Follow nothing of this loop any more."""
-        self.shard = Shard(self.shard.loop)  # whoever ends from here on is counted for nobody
         self.stop_timing()
         for record in tuple(self.alive):
             let_go_of_foreign(record.task and record.task())
@@ -172,7 +173,7 @@ class LoopState(LoopCell):
                     return self.unrecorded, context
             kind = _EAGER if eager else _TASK if running is not None else self._kind_from_outside(coro)
             made_by_loop = running is None and kind in _MADE_BY_THE_LOOP
-            made_at = self.submitted.pop(id(coro), None) if made_by_loop else creation_point(3)
+            made_at = self.submitted.pop(id(coro), None) if made_by_loop else creation_point(4)
             record = TaskRecord(self, self.now(), self.wall(), kind, code, qualname, made_at)
             context = observation.sink.opened(record, place, context)
             self.stir()
