@@ -5,6 +5,7 @@ In a module of its own: while its processes live, this one has threads that migh
 
 from __future__ import annotations
 
+import sys
 import sysconfig
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -22,7 +23,11 @@ from randomized.strategies import programs
 from randomized.structures import Wait
 from randomized.test_comparison import WAYS_IN, budget, long, mistakes, modes
 
-pytestmark = pytest.mark.timeout(0 if long else 120)
+pytestmark = [
+    pytest.mark.timeout(0 if long else 120),
+    # There the log of a task that was destroyed has lines of code in it, in debug mode, and they differ with tracing.
+    pytest.mark.skipif(sys.version_info >= (3, 14), reason="needs Python before 3.14"),
+]
 
 flavour_budget = budget if long else settings(budget, max_examples=120)  # on each loop
 
