@@ -135,6 +135,18 @@ def watched() -> Iterator[Watched]:
     watched.end()
 
 
+@pytest.fixture
+def standing() -> Iterator[int]:
+    """The kernel's number of a thread that stands still."""
+    ends = threading.Event()
+    thread = threading.Thread(target=ends.wait)
+    thread.start()
+    assert thread.native_id is not None
+    yield thread.native_id
+    ends.set()
+    thread.join()
+
+
 def spin(nanoseconds: int) -> None:
     until = time.thread_time_ns() + nanoseconds
     while time.thread_time_ns() < until:
@@ -167,19 +179,13 @@ def test_a_loop_that_works_on_something_without_end_is_looked_at(watched: Watche
 
 
 @with_vigils
-def test_a_loop_that_stands_still_is_looked_at_until_it_was_seen_idle() -> None:
+def test_a_loop_that_stands_still_is_looked_at_until_it_was_seen_idle(standing: int) -> None:
     """In a `time.sleep` it does not run either."""
-    stands = threading.Event()
-    thread = threading.Thread(target=stands.wait)
-    thread.start()
-    vigil = bell.Vigil(LoopCell(), thread.native_id, limit=LIMIT, drowsy=3600 * SECOND)
+    vigil = bell.Vigil(LoopCell(), standing, limit=LIMIT, drowsy=3600 * SECOND)
     unseen = waited(vigil, 60)
     seen_idle(vigil)
-    left_alone = lasts(vigil, 0.5)
-    stands.set()
-    thread.join()
     assert unseen < 30
-    assert left_alone
+    assert lasts(vigil, 0.5)
 
 
 @with_vigils
@@ -209,19 +215,13 @@ def test_a_thread_that_has_run_is_not_known_to_be_idle() -> None:
 
 
 @with_vigils
-def test_a_loop_that_is_idle_for_long_is_looked_at_once_more_to_be_left_alone() -> None:
-    stands = threading.Event()
-    thread = threading.Thread(target=stands.wait)
-    thread.start()
-    vigil = bell.Vigil(LoopCell(), thread.native_id, limit=LIMIT, drowsy=SECOND // 10)
+def test_a_loop_that_is_idle_for_long_is_looked_at_once_more_to_be_left_alone(standing: int) -> None:
+    vigil = bell.Vigil(LoopCell(), standing, limit=LIMIT, drowsy=SECOND // 10)
     seen_idle(vigil)
     first = waited(vigil, 60)
     vigil.dozes = True
-    left_alone = lasts(vigil, 0.5)
-    stands.set()
-    thread.join()
     assert first < 30
-    assert left_alone
+    assert lasts(vigil, 0.5)
 
 
 @with_vigils
@@ -268,22 +268,14 @@ def test_a_loop_that_dozed_is_looked_at_when_steps_begin() -> None:
 
 
 @with_vigils
-def test_turns_that_another_thread_takes_want_a_look() -> None:
-    stands = threading.Event()
-    thread = threading.Thread(target=stands.wait)
-    thread.start()
-
+def test_turns_that_another_thread_takes_want_a_look(standing: int) -> None:
     def watches(state: Any) -> float:
-        vigil = bell.Vigil(state, thread.native_id, limit=200 * SECOND, drowsy=3600 * SECOND)
+        vigil = bell.Vigil(state, standing, limit=200 * SECOND, drowsy=3600 * SECOND)
         vigil.pace = 10 * MS
         vigil.ran()
         return waited(vigil, 60)
 
-    try:
-        assert beside_steps(watches) < 50
-    finally:
-        stands.set()
-        thread.join()
+    assert beside_steps(watches) < 50
 
 
 @with_vigils

@@ -18,16 +18,14 @@ from otel_asyncio.observe.clock import Clock
 HOUR = 3600 * 10**9
 
 PROGRAM = """
-import asyncio, subprocess, sys, time
+import asyncio, os, subprocess, sys, time
 from contextlib import suppress
 import uvloop
 from otel_asyncio import Settings
 from otel_asyncio.testing import record
 
-SLEEPS = f"kill -STOP {__import__('os').getpid()}; sleep 2; kill -CONT {__import__('os').getpid()}"
-
 def suspend():
-    subprocess.Popen(["sh", "-c", SLEEPS])
+    subprocess.Popen(["sh", "-c", f"kill -STOP {os.getpid()}; sleep 2; kill -CONT {os.getpid()}"])
 
 async def websocket():
     await asyncio.get_running_loop().create_future()
@@ -55,8 +53,7 @@ async def computes():
 
 async def main():
     lock, queue = asyncio.Lock(), asyncio.Queue()
-    programs = [websocket() for _ in range(20)] + [worker(queue), worker(queue), cron(), holds(lock), holds(lock)]
-    programs += [computes()]
+    programs = [websocket() for _ in range(20)] + [worker(queue), worker(queue), cron(), holds(lock), holds(lock), computes()]
     tasks = [asyncio.create_task(each) for each in programs]
     await asyncio.sleep(1)
     suspend()
@@ -66,7 +63,6 @@ async def main():
     await asyncio.wait(tasks)
 
 new_loop = uvloop.new_event_loop if sys.argv[1] == "uvloop" else asyncio.new_event_loop
-started = time.perf_counter()
 with record(settings=Settings(block_threshold=0.5, stuck_after=1)) as recorder:
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(main())
