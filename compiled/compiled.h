@@ -17,7 +17,7 @@
 #endif
 
 /* Changed with every change of what Python and C expect of each other; otel_asyncio/observe/flavour.py has it too. */
-#define INTERFACE 3
+#define INTERFACE 4
 
 #define NOT_READY (-1)
 

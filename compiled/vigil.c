@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
@@ -30,25 +31,46 @@ processor_time(long thread)
     return clock_gettime(clock, &used) < 0 ? -1 : (long long)used.tv_sec * 1000000000 + used.tv_nsec;
 }
 
+/* The beginning of a file as a string; 0: it cannot be read. */
+static int
+read_text(const char *path, char *text, size_t room)
+{
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0) {
+        return 0;
+    }
+    ssize_t size = read(file, text, room - 1);
+    close(file);
+    if (size <= 0) {
+        return 0;
+    }
+    text[size] = '\0';
+    return 1;
+}
+
 /* How long a thread has waited for a processor, as in runqueue.py; negative: nobody can tell. */
 static long long
 run_queue_time(long thread)
 {
-    char path[64], text[129];
+    char path[64], text[129], *rest;
     snprintf(path, sizeof(path), "/proc/self/task/%ld/schedstat", thread);
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-    if (file < 0) {
+    if (!read_text(path, text, sizeof(text))) {
         return -1;
     }
-    ssize_t size = read(file, text, sizeof(text) - 1);
-    close(file);
-    if (size <= 0) {
-        return -1;
-    }
-    text[size] = '\0';
-    char *rest;
     strtoull(text, &rest, 10);
     return *rest == ' ' ? (long long)strtoull(rest, NULL, 10) : -1;
+}
+
+/* How long anybody has waited for one, at most, as in runqueue.py; negative: nobody can tell. */
+static long long
+anybodys_run_queue_time(void)
+{
+    char text[129];
+    if (!read_text("/proc/pressure/cpu", text, sizeof(text))) {
+        return -1;
+    }
+    const char *total = strstr(text, " total=");
+    return total == NULL ? -1 : (long long)strtoull(total + 7, NULL, 10) * 1000 * sysconf(_SC_NPROCESSORS_ONLN);
 }
 
 /* How often the calling thread has gone to sleep. */
@@ -70,11 +92,12 @@ typedef struct {
     long long pace;                    /* nanoseconds from one look without the GIL to the next */
     long long cpu, turns, used;        /* as they were at the last of these looks; what it used since the one before */
     long long looked, ran_at, noted;   /* when Python looked last, the thread last ran, a reading was made */
+    long long base, based;             /* a reading of cpu, and when: nothing that takes long had begun, or hardly */
     char ran, idle, dozes;             /* it ran since Python looked; Python saw it idle; it is left alone */
     char turned, lost;                 /* a step has begun since the last look without the GIL; the thread is gone */
     pthread_mutex_t lock;
     struct {
-        long long waited, by;
+        long long waited, crowd, by;
     } readings[KEPT];
     long long kept; /* how many readings there have been */
 } Vigil;
@@ -82,16 +105,27 @@ typedef struct {
 static void
 vigil_note(Vigil *vigil)
 {
-    long long now, waited = run_queue_time(vigil->thread);
+    long long now, waited = run_queue_time(vigil->thread), crowd = anybodys_run_queue_time();
     if (waited < 0 || clock_read(&now) < 0) {
         return;
     }
     pthread_mutex_lock(&vigil->lock);
     vigil->readings[vigil->kept % KEPT].waited = waited;
+    vigil->readings[vigil->kept % KEPT].crowd = crowd;
     vigil->readings[vigil->kept % KEPT].by = now;
     vigil->kept++;
     pthread_mutex_unlock(&vigil->lock);
     vigil->noted = now;
+}
+
+/* What takes long after this has not begun, or hardly. `now`: read before the thread's clock was. */
+static void
+vigil_set_base(Vigil *vigil, long long now)
+{
+    pthread_mutex_lock(&vigil->lock);
+    vigil->base = vigil->cpu;
+    vigil->based = now;
+    pthread_mutex_unlock(&vigil->lock);
 }
 
 /* Whether Python has to look. Nothing on the loop's stack is older than the last step that began: `turns` counts them. */
@@ -104,6 +138,9 @@ vigil_wants_a_look(Vigil *vigil, long long now)
     vigil->turns = turns;
     if (cpu < 0 || (turned && !ran)) {
         return 1; /* another thread runs the loop now */
+    }
+    if (turned || !ran) {
+        vigil_set_base(vigil, now);
     }
     if (ran) {
         vigil->ran = 1;
@@ -167,16 +204,45 @@ vigil_ran(PyObject *self, PyObject *unused)
     return answer;
 }
 
+/* As in meter.py. */
 static PyObject *
-vigil_readings(PyObject *self, PyObject *unused)
+vigil_nothing_is_old(PyObject *self, PyObject *argument)
+{
+    long long now = PyLong_AsLongLong(argument);
+    if (now == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    vigil_set_base((Vigil *)self, now);
+    Py_RETURN_NONE;
+}
+
+/* As in meter.py. */
+static PyObject *
+vigil_used_since(PyObject *self, PyObject *argument)
 {
     Vigil *vigil = (Vigil *)self;
-    long long waited[KEPT], by[KEPT];
+    long long start = PyLong_AsLongLong(argument);
+    if (start == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
     pthread_mutex_lock(&vigil->lock);
-    Py_ssize_t count = vigil->kept < KEPT ? (Py_ssize_t)vigil->kept : KEPT;
-    for (Py_ssize_t i = 0; i < count; i++) {
-        waited[i] = vigil->readings[i].waited;
-        by[i] = vigil->readings[i].by;
+    long long base = vigil->base, based = vigil->based;
+    pthread_mutex_unlock(&vigil->lock);
+    long long used = processor_time(vigil->thread) - base - (start > based ? start - based : 0);
+    return PyLong_FromLongLong(base > 0 && used > 0 ? used : 0);
+}
+
+/* ((count, when it had been read), …), of the thread's own time in the run queue or of anybody's. */
+static PyObject *
+vigil_counts(Vigil *vigil, int anybodys)
+{
+    long long waited[KEPT], by[KEPT];
+    Py_ssize_t count = 0;
+    pthread_mutex_lock(&vigil->lock);
+    for (long long i = 0; i < KEPT && i < vigil->kept; i++) {
+        waited[count] = anybodys ? vigil->readings[i].crowd : vigil->readings[i].waited;
+        by[count] = vigil->readings[i].by;
+        count += waited[count] >= 0;
     }
     pthread_mutex_unlock(&vigil->lock);
     PyObject *readings = PyTuple_New(count);
@@ -190,6 +256,18 @@ vigil_readings(PyObject *self, PyObject *unused)
         }
     }
     return readings;
+}
+
+static PyObject *
+vigil_readings(PyObject *self, PyObject *unused)
+{
+    return vigil_counts((Vigil *)self, 0);
+}
+
+static PyObject *
+vigil_crowd(PyObject *self, PyObject *unused)
+{
+    return vigil_counts((Vigil *)self, 1);
 }
 
 static int
@@ -214,7 +292,10 @@ vigil_dealloc(PyObject *self)
 
 static PyMethodDef vigil_methods[] = {
     {"ran", vigil_ran, METH_NOARGS, NULL},
+    {"nothing_is_old", vigil_nothing_is_old, METH_O, NULL},
+    {"used_since", vigil_used_since, METH_O, NULL},
     {"readings", vigil_readings, METH_NOARGS, NULL},
+    {"crowd", vigil_crowd, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -111,6 +111,8 @@ class Suspicion:
     def __init__(self, unit: Unit, key: int, since: int) -> None:
         self.unit, self.key, self.since, self.last = unit, key, since, since
         self.samples = Samples()
+        self.seen = 0
+        """Nanoseconds of it in which whoever wanted to look could."""
         self.callback: str | None = None
         self.place: Any = None
         """The span in which it was first seen to take long, where nothing of the program is above its task."""

@@ -5,11 +5,11 @@ alone for a while.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_asyncio.observe.bell import Vigil
 from otel_asyncio.observe.meter import ThreadMeter, native_id_of
-from otel_asyncio.observe.runqueue import waited
+from otel_asyncio.observe.runqueue import anybody_waited, waited
 from otel_asyncio.observe.starvation import Starvation
 
 if TYPE_CHECKING:
@@ -17,6 +17,17 @@ if TYPE_CHECKING:
 
 _SHORTEST, _LONGEST = 5_000_000, 500_000_000
 _UNASKED = 10_000_000_000  # where a vigil is kept: a look, whatever it says
+
+
+class Account(NamedTuple):
+    """Where the time of a thread went in an interval, in nanoseconds, as far as the kernel tells."""
+
+    starved: int
+    """It was ready to run and had no processor: at most."""
+    crowded: int
+    """Anybody on the machine had none: at most."""
+    used: int
+    """It used a processor: at least."""
 
 
 class LoopThread:
@@ -30,13 +41,16 @@ class LoopThread:
         native = native_id_of(ident)
         known = real and native is not None
         self.ident = ident
-        self._limit, self._drowsy, self._real = limit, drowsy, real
+        self._limit, self._drowsy, self._real, self._now = limit, drowsy, real, state.now
         self._vigil = Vigil(state, native, limit=limit, drowsy=drowsy) if known and Vigil is not None else None
         self._meter: Any = self._vigil or ThreadMeter(native)
         self._starvation = Starvation(
             partial(waited, native) if known else lambda: None,
             state.now,
             tuple if self._vigil is None else self._vigil.readings,
+        )
+        self._crowd = Starvation(
+            anybody_waited if real else lambda: None, state.now, tuple if self._vigil is None else self._vigil.crowd
         )
         self._ran_at = self._noted_at = 0
         self.idle = False
@@ -45,9 +59,16 @@ class LoopThread:
         """Whether it has not run for so long that the next look is put off."""
         self._runs_loop = False
 
-    def note(self) -> None:
-        """Read the count, so that no starvation before is charged to what begins after this."""
+    def begin(self, now: int) -> None:
+        """What is asked of begins after this."""
+        self._note()
+        self._meter.ran()
+        self._meter.nothing_is_old(now)
+
+    def _note(self) -> None:
+        """Read the counts, so that no starvation before is charged to what begins after this."""
         self._starvation.note()
+        self._crowd.note()
 
     def ran(self, now: int) -> bool:
         """Whether it has run since this was asked last; True where nobody can tell."""
@@ -67,19 +88,23 @@ class LoopThread:
         """Whether it ran, or was kept from it, from `since` to now, and no step began meanwhile."""
         if not self._real or (self._vigil is not None and self._vigil.turned):
             return False
-        return bool(self._meter.used + self.starved(since, now) >= 0.8 * (now - since))
+        return bool(self._meter.used + self._starvation.at_most(since, now) >= 0.8 * (now - since))
 
-    def starved(self, start: int, end: int) -> int:
-        """How many nanoseconds of [start, end] it was starved, at most."""
-        return self._starvation.at_most(start, end)
+    def account(self, start: int, end: int) -> Account:
+        """What is known of [start, end], which is over."""
+        used = self._meter.used_since(start) if self._real else 0
+        starved, crowded = self._starvation.at_most(start, end), self._crowd.at_most(start, end)
+        return Account(starved, crowded, max(0, used - max(0, self._now() - end)))
 
-    def looked_at(self, now: int, *, ran: bool) -> None:
+    def looked_at(self, now: int, *, ran: bool, suspected: bool) -> None:
         """A look has been taken, and it is not in the middle of what was suspected before."""
+        if not suspected:
+            self._meter.nothing_is_old(now)
         if self._vigil is not None:
             self._vigil.idle, self._vigil.dozes, self._vigil.pace = self.idle, self.dozes, self._pace(self._limit // 6)
         elif ran and now - self._noted_at >= self._limit:
             self._noted_at = now
-            self.note()
+            self._note()
 
     def vigil(self) -> Any:
         """What may be asked without the GIL whether a look is needed; None: nothing."""

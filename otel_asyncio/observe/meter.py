@@ -1,4 +1,7 @@
-"""Whether a thread has run, and for how long: its processor-time clock, which any thread may read on Linux."""
+"""Whether a thread has run, and for how long: its processor-time clock, which any thread may read on Linux.
+
+The meter here is the one in Python; a compiled `Vigil` (`compiled/vigil.c`) answers the same.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,7 @@ class ThreadMeter:
     def __init__(self, native_id: int | None) -> None:
         self._clock = _cpu_clock_of(native_id) if _HAS_CPU_CLOCK and native_id is not None else None
         self._cpu = 0
+        self._base = (0, 0)  # a reading, and when it was made; not later than what is asked of began to take long
         self.used = 0
         """Nanoseconds between the last two readings."""
 
@@ -53,3 +57,17 @@ class ThreadMeter:
         self.used = cpu - self._cpu if self._cpu else 0
         ran, self._cpu = cpu != self._cpu, cpu
         return ran
+
+    def nothing_is_old(self, now: int) -> None:
+        """What takes long after this has not begun, or hardly. `now`: when it was asked last whether the thread ran."""
+        self._base = (self._cpu, now)
+
+    def used_since(self, start: int) -> int:
+        """How many nanoseconds of processor time the thread has used since `start`, or more; 0 where nobody can tell."""
+        cpu, at = self._base
+        if self._clock is None or not at:
+            return 0
+        try:
+            return max(0, time.clock_gettime_ns(self._clock) - cpu - max(0, start - at))
+        except OSError:  # the thread is gone
+            return 0

@@ -77,6 +77,8 @@ class Stops:
     def __init__(self) -> None:
         self._stops: deque[tuple[int, int, int]] = deque(maxlen=_KEPT)
         self._undecided: deque[tuple[Delay, int]] = deque(maxlen=_KEPT)
+        self.late = 0
+        """By how many nanoseconds the watchdog was late when it woke up last."""
         self.begin()
 
     def begin(self) -> None:
@@ -89,10 +91,11 @@ class Stops:
 
         `waited_before`: for how long it had waited for a processor at some time before.
         """
-        kept_since = None
-        for delay in delays if COUNTS_SWITCHES else ():
+        kept_since, self.late = None, 0
+        for delay in delays:
             late = delay.until - delay.since
-            if late < LATE:
+            self.late = max(self.late, late)
+            if late < LATE or not COUNTS_SWITCHES:
                 continue
             if delay.asked < _least_asked(late):
                 self._undecided.append((delay, waited_before))

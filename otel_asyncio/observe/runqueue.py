@@ -1,14 +1,16 @@
-"""How long a thread has waited for a processor: in the kernel's run queue, ready to run.
+"""How long a thread has waited for a processor, or anybody on the machine: in the kernel's run queue, ready to run.
 
-Linux counts it, whatever `kernel.sched_schedstats` says (`Documentation/scheduler/sched-stats.rst`). Elsewhere, and in
-a sandbox with a kernel of its own, nobody can tell.
+Linux counts the former, whatever `kernel.sched_schedstats` says (`Documentation/scheduler/sched-stats.rst`). Elsewhere, and in
+a sandbox with a kernel of its own, nobody can tell. The latter it counts where it was built for it
+(`Documentation/accounting/psi.rst`).
 """
 
 from __future__ import annotations
 
 import os
 
-_OWN = "/proc/thread-self/schedstat"
+_OWN, _ANYBODYS = "/proc/thread-self/schedstat", "/proc/pressure/cpu"
+_PROCESSORS = os.cpu_count() or 1
 
 
 def waited(native_id: int | None = None) -> int | None:
@@ -18,10 +20,26 @@ def waited(native_id: int | None = None) -> int | None:
     that the program may close.
     """
     try:
-        file = os.open(_OWN if native_id is None else f"/proc/self/task/{native_id}/schedstat", os.O_RDONLY)
-        try:
-            return int(os.read(file, 128).split()[1])
-        finally:
-            os.close(file)
+        return int(_read(_OWN if native_id is None else f"/proc/self/task/{native_id}/schedstat").split()[1])
     except (OSError, ValueError, IndexError):
         return None
+
+
+def anybody_waited() -> int | None:
+    """For how many nanoseconds at most anybody has waited for a processor; None where nobody can tell.
+
+    The kernel's time is a mean over the processors: what was waited at one of them counts by its share.
+    """
+    try:
+        some = _read(_ANYBODYS).split(b"\n")[0]
+        return int(some.rpartition(b" total=")[2]) * 1_000 * _PROCESSORS
+    except (OSError, ValueError):
+        return None
+
+
+def _read(path: str) -> bytes:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(file, 128)
+    finally:
+        os.close(file)

@@ -1,4 +1,4 @@
-"""For how long a thread was starved: ready to run, and kept from it by a lack of processors."""
+"""For how long a thread, or anybody, was starved: ready to run, and kept from it by a lack of processors."""
 
 from __future__ import annotations
 
@@ -41,12 +41,13 @@ class Starvation:
     def at_most(self, start: int, end: int) -> int:
         """How many nanoseconds of [start, end] the thread was starved, or fewer; asked when it has run since.
 
-        All that was counted since the last reading before `start`. Where in that time it fell is not asked: a wait is
-        counted when it is over, so that a reading in the middle of one does not know of it.
+        All that was counted since a reading, and of a later one than `start` all the time before it. Where between two
+        readings it fell is not asked: a wait is counted when it is over, so that a reading in the middle of one does
+        not know of it.
         """
         before = (*self._readings, *map(_Reading._make, self._elsewhere()))
         waited = self._waited()
         if waited is None:
             return 0
-        base = max((reading.waited for reading in before if reading.by <= start), default=0)
-        return min(waited - base, end - start)
+        bounds = (waited - reading.waited + max(0, reading.by - start) for reading in before)
+        return min(waited, end - start, *bounds)

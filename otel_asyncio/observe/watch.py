@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from otel_asyncio.observe.blocks import Block, Stack, Suspicion
 from otel_asyncio.observe.clock import SYSTEM_CLOCK
 from otel_asyncio.observe.looks import Unit, frames_survive, look, look_into_step
-from otel_asyncio.observe.loopthread import LoopThread
+from otel_asyncio.observe.loopthread import Account, LoopThread
 from otel_asyncio.observe.records import NOT_READY
 from otel_asyncio.observe.runs import ENTRY_CODE
 from otel_asyncio.observe.watchdog import Watched
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # How long at most after it was asked for a thread gives the GIL away, unless a C call keeps it.
 _SWITCH = 10_000_000
 _SHORTEST, _LONGEST = 5_000_000, 500_000_000
+_LATE = 5_000_000  # a look that comes later than this after it was due had to ask for the GIL, or for a processor
 
 
 class Watch(Watched):
@@ -62,7 +63,7 @@ class Watch(Watched):
         drowsy = max(2 * limit, min(state.observation.limits.wait, state.observation.limits.long))
         self._enter = partial(LoopThread, state=state, limit=limit, drowsy=drowsy, real=self._real)
         self._thread = self._enter(threading.get_ident())  # which is the loop's thread, as likely as not
-        self._thread.note()
+        self._thread.begin(state.now())
         self.suspicion: Suspicion | None = None
 
     @property
@@ -105,6 +106,7 @@ class Watch(Watched):
         """What is on the stack is read before anything that lets go of the GIL, a file or an exporter."""
         if thread != self._thread.ident:
             self._thread = self._enter(thread)
+            self._thread.begin(now)
         ran, before = self._thread.ran(now), self.suspicion
         record = self.state.running
         started = record.step_started if record is not None else 0
@@ -113,7 +115,7 @@ class Watch(Watched):
         elif self._sees_frames:
             self._look_at_unit(now, kept_since, ran=ran)
         if before is None or before is not self.suspicion:
-            self._thread.looked_at(now, ran=ran)
+            self._thread.looked_at(now, ran=ran, suspected=self.suspicion is not None)
 
     def _running_thread(self) -> int | None:
         loop = self.loop()
@@ -136,7 +138,7 @@ class Watch(Watched):
         self._persist(suspicion, record, now)
 
     def _sample_step(self, suspicion: Suspicion, record: TaskRecord, now: int, *, ran: bool) -> None:
-        weight = now - suspicion.last
+        weight = self._passed(suspicion, now, seen=not ran or self._stops.late <= _LATE)
         if not ran:
             suspicion.samples.again(weight)
         elif (seen := look_into_step(self._thread.ident, self._depth, ENTRY_CODE, self.state, record)) is None:
@@ -146,7 +148,6 @@ class Watch(Watched):
             place = suspicion.place or self._place(record)
             if self._is_in(record, suspicion):
                 suspicion.place = place
-        suspicion.last = now
 
     def _is_in(self, record: TaskRecord, suspicion: Suspicion) -> bool:
         return self.state.running is record and record.step_started == suspicion.key
@@ -155,7 +156,7 @@ class Watch(Watched):
         suspicion = self.suspicion
         if not ran and (self._thread.idle or (suspicion is not None and suspicion.unit is not Unit.RECORDED)):
             if suspicion is not None:
-                suspicion.samples.again(now - suspicion.last)
+                suspicion.samples.again(self._passed(suspicion, now, seen=True))
                 self._seen(suspicion, now)
             return
         seen = look(self._thread.ident, self._depth, ENTRY_CODE, self.state)
@@ -166,8 +167,9 @@ class Watch(Watched):
         if suspicion is None or not seen.seen_before or suspicion.key != seen.key:
             suspicion = Suspicion(seen.unit, seen.key, self._since(now, kept_since))
             suspicion.callback = seen.callback
-            self._suspect(suspicion)
-        suspicion.samples.add(Stack(seen.stack, seen.omitted), now - suspicion.last)
+        passed = self._passed(suspicion, now, seen=not ran or self._stops.late <= _LATE)
+        suspicion.samples.add(Stack(seen.stack, seen.omitted), passed)
+        self._suspect(suspicion)
         self._seen(suspicion, now)
 
     def _since(self, now: int, kept_since: int | None) -> int:
@@ -180,9 +182,17 @@ class Watch(Watched):
             return now
         return min(kept_since + _SWITCH, now)
 
+    def _passed(self, suspicion: Suspicion, now: int, *, seen: bool) -> int:
+        """How many nanoseconds since the last look.
+
+        `seen`: whether nobody kept the watchdog from looking meanwhile, or the thread slept.
+        """
+        passed, suspicion.last = now - suspicion.last, now
+        suspicion.seen += passed if seen else 0
+        return passed
+
     def _seen(self, suspicion: Suspicion, now: int) -> None:
         """It still works on what the watchdog cannot see the end of."""
-        suspicion.last = now
         if now - suspicion.counted >= max(self.limit // 2, (suspicion.counted - suspicion.since) // 2):
             suspicion.victims, suspicion.counted = self._victims(None, suspicion.since, now), now
         self._persist(suspicion, None, now)
@@ -196,14 +206,14 @@ class Watch(Watched):
         if before is None or before is suspicion or before.unit is Unit.RECORDED:
             return
         if before.reports or before.last - before.since >= self.limit:
-            self._settle(before, None, before.last, before.victims, self._thread.starved(before.since, before.last))
+            self._settle(before, None, before.last, before.victims, self._thread.account(before.since, before.last))
 
     def _persist(self, suspicion: Suspicion, record: TaskRecord | None, now: int) -> None:
         """A block that does not end is told of while it lasts, at doubling intervals."""
-        since, due = suspicion.since, suspicion.since + (self._patience << suspicion.reports)
-        if suspicion.nested or now < due:
+        since, patience = suspicion.since, self._patience << suspicion.reports
+        if suspicion.nested or now - since < patience:
             return
-        if now - self._thread.starved(since, now) - self._stopped(since, now) < due:
+        if self._held_for(suspicion, now, self._thread.account(since, now)) < patience:
             return
         suspicion.reports += 1
         self._tell(suspicion, record, now, self._victims(record, since, now), over=False)
@@ -222,9 +232,10 @@ class Watch(Watched):
             suspicion = Suspicion(Unit.RECORDED, started, started)
         if suspicion.nested or (not suspicion.samples.count and self._may_run_nested):
             return  # other steps of the loop ran within this one
-        suspicion.last = ended
-        victims, starved = self._victims(record, started, ended), self._thread.starved(started, ended)
-        settle = partial(self._settle, suspicion, record, ended, victims, starved, parent)
+        account = self._thread.account(started, ended)
+        self._passed(suspicion, ended, seen=suspicion is self.suspicion and ended - suspicion.last <= self.period + _LATE)
+        victims = self._victims(record, started, ended)
+        settle = partial(self._settle, suspicion, record, ended, victims, account, parent)
         if doubtful and self._real:
             self._doubtful.append(settle)
         else:
@@ -246,12 +257,22 @@ class Watch(Watched):
         record: TaskRecord | None,
         end: int,
         victims: Victims,
-        starved: int,
+        account: Account,
         parent: Any = None,
     ) -> None:
         """It is over: was it a block?"""
-        if suspicion.reports or end - suspicion.since - starved - self._stopped(suspicion.since, end) >= self.limit:
+        if suspicion.reports or self._held_for(suspicion, end, account) >= self.limit:
             self._tell(suspicion, record, end, victims, parent)
+
+    def _held_for(self, suspicion: Suspicion, end: int, account: Account) -> int:
+        """For how many nanoseconds it has held the loop up to `end`: as much as is beyond doubt.
+
+        While nobody could look the GIL was kept: by this thread, or by another, which may have been starved meanwhile
+        as anybody on the machine was. Time on a processor is beyond doubt.
+        """
+        lasted, stopped = end - suspicion.since, self._stopped(suspicion.since, end)
+        unseen = max(0, lasted - suspicion.seen - stopped)
+        return max(account.used, lasted - account.starved - stopped - min(unseen, account.crowded))
 
     def _tell(
         self,
