@@ -92,7 +92,7 @@ typedef struct {
     long long pace;                    /* nanoseconds from one look without the GIL to the next */
     long long cpu, turns, used;        /* as they were at the last of these looks; what it used since the one before */
     long long looked, ran_at, noted;   /* when Python looked last, the thread last ran, a reading was made */
-    long long base, based;             /* a reading of cpu, and when: nothing that takes long had begun, or hardly */
+    long long base, based;             /* a reading of its processor time, and when it was made, or earlier */
     char ran, idle, dozes;             /* it ran since Python looked; Python saw it idle; it is left alone */
     char turned, lost;                 /* a step has begun since the last look without the GIL; the thread is gone */
     pthread_mutex_t lock;
@@ -118,12 +118,12 @@ vigil_note(Vigil *vigil)
     vigil->noted = now;
 }
 
-/* What takes long after this has not begun, or hardly. `now`: read before the thread's clock was. */
+/* What takes long after this has not begun, or hardly. `now`: read before `cpu` was. */
 static void
-vigil_set_base(Vigil *vigil, long long now)
+vigil_set_base(Vigil *vigil, long long cpu, long long now)
 {
     pthread_mutex_lock(&vigil->lock);
-    vigil->base = vigil->cpu;
+    vigil->base = cpu;
     vigil->based = now;
     pthread_mutex_unlock(&vigil->lock);
 }
@@ -140,7 +140,7 @@ vigil_wants_a_look(Vigil *vigil, long long now)
         return 1; /* another thread runs the loop now */
     }
     if (turned || !ran) {
-        vigil_set_base(vigil, now);
+        vigil_set_base(vigil, cpu, now);
     }
     if (ran) {
         vigil->ran = 1;
@@ -206,13 +206,14 @@ vigil_ran(PyObject *self, PyObject *unused)
 
 /* As in meter.py. */
 static PyObject *
-vigil_nothing_is_old(PyObject *self, PyObject *argument)
+vigil_begin(PyObject *self, PyObject *argument)
 {
+    Vigil *vigil = (Vigil *)self;
     long long now = PyLong_AsLongLong(argument);
     if (now == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    vigil_set_base((Vigil *)self, now);
+    vigil_set_base(vigil, processor_time(vigil->thread), now);
     Py_RETURN_NONE;
 }
 
@@ -292,7 +293,7 @@ vigil_dealloc(PyObject *self)
 
 static PyMethodDef vigil_methods[] = {
     {"ran", vigil_ran, METH_NOARGS, NULL},
-    {"nothing_is_old", vigil_nothing_is_old, METH_O, NULL},
+    {"begin", vigil_begin, METH_O, NULL},
     {"used_since", vigil_used_since, METH_O, NULL},
     {"readings", vigil_readings, METH_NOARGS, NULL},
     {"crowd", vigil_crowd, METH_NOARGS, NULL},
@@ -303,6 +304,7 @@ static PyMemberDef vigil_members[] = {
     {"pace", T_LONGLONG, offsetof(Vigil, pace), 0, NULL},
     {"used", T_LONGLONG, offsetof(Vigil, used), READONLY, NULL},
     {"ran_at", T_LONGLONG, offsetof(Vigil, ran_at), READONLY, NULL},
+    {"based", T_LONGLONG, offsetof(Vigil, based), READONLY, NULL},
     {"turned", T_BOOL, offsetof(Vigil, turned), READONLY, NULL},
     {"lost", T_BOOL, offsetof(Vigil, lost), READONLY, NULL},
     {"idle", T_BOOL, offsetof(Vigil, idle), 0, NULL},

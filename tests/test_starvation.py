@@ -222,6 +222,17 @@ def test_a_reading_that_took_long_counts_as_read_at_its_end(kernel: Kernel) -> N
     assert starvation.at_most(start, kernel.now) == 200 * MS
 
 
+def test_where_nothing_was_read_before_it_began_a_later_reading_bounds_it(kernel: Kernel) -> None:
+    """All that was before that reading may have been waited, and of what was counted since nothing is left out."""
+    kernel.waits(5_000)
+    start = kernel.now
+    kernel.runs(40)
+    kernel.starvation.note()
+    kernel.waits(30)
+    kernel.runs(300)
+    assert kernel.starvation.at_most(start, kernel.now) == (40 + 30) * MS
+
+
 def test_never_more_than_there_was_is_charged(kernel: Kernel) -> None:
     kernel.waits(500)
     start = kernel.now

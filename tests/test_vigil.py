@@ -22,6 +22,7 @@ from otel_asyncio.observe.bell import COUNTS_SWITCHES, Bell, Delay
 from otel_asyncio.observe.cells import LoopCell
 from otel_asyncio.observe.loopthread import LoopThread
 from otel_asyncio.observe.pauses import Stops
+from otel_asyncio.observe.runqueue import anybody_waited
 from otel_asyncio.observe.runqueue import waited as own_wait
 
 MS, SECOND = 1_000_000, 1_000_000_000
@@ -289,6 +290,64 @@ def test_how_long_a_running_thread_was_starved_is_read_without_the_gil(watched: 
         pytest.skip("the kernel counts no time in the run queue")
     assert all(before <= by <= time.perf_counter_ns() and starved >= 0 for starved, by in readings)
     assert readings
+
+
+@with_vigils
+def test_how_long_anybody_was_starved_is_read_with_it(watched: Watched) -> None:
+    watched.works.set()
+    vigil, before = watched.vigil(), anybody_waited()
+    waited(vigil, 1)
+    after = anybody_waited()
+    if before is None or after is None or own_wait() is None:
+        assert vigil.crowd() == ()
+        pytest.skip("the kernel does not count who waits for a processor")
+    assert [by for _, by in vigil.crowd()] == [by for _, by in vigil.readings()]
+    assert all(before <= crowd <= after for crowd, _ in vigil.crowd())
+    assert vigil.crowd()
+
+
+def own_vigil(**limits: int) -> tuple[Any, Any]:
+    """This thread's, and the cell of the loop that it could run."""
+    cell: Any = LoopCell()
+    return bell.Vigil(cell, threading.get_native_id(), **{"limit": LIMIT, "drowsy": SECOND} | limits), cell
+
+
+@with_vigils
+def test_a_vigil_tells_what_its_thread_has_used_at_least() -> None:
+    vigil, _ = own_vigil()
+    assert vigil.used_since(0) == 0, "nothing was read before"
+    spin(20 * MS)
+    vigil.begin(now := time.perf_counter_ns())
+    before = time.thread_time_ns()
+    spin(20 * MS)
+    used, later = vigil.used_since(now), vigil.used_since(now + 15 * MS)
+    assert 20 * MS <= used <= time.thread_time_ns() - before + 2 * MS
+    assert 0 < later < used
+    assert vigil.used_since(now + 3600 * SECOND) == 0
+    assert vigil.used_since(now - SECOND) >= used
+
+
+@with_vigils
+@pytest.mark.parametrize("turns", (True, False), ids=("steps begin", "one lasts"))
+def test_what_a_thread_uses_is_counted_from_where_nothing_old_can_run(turns: bool) -> None:
+    """Read without the GIL, while another thread runs: a step that began since the last time is young."""
+
+    def watches(state: Any) -> bool:
+        vigil = vigil_of_this_thread(state if turns else LoopCell())
+        vigil.pace = 10 * MS
+        vigil.ran()
+        Bell().wait(SECOND // 2, (vigil,))
+        return bool(vigil.based)
+
+    assert beside_steps(watches) == turns
+
+
+@with_vigils
+def test_what_a_thread_uses_is_counted_from_where_it_has_not_run(standing: int) -> None:
+    vigil = bell.Vigil(LoopCell(), standing, limit=LIMIT, drowsy=3600 * SECOND)
+    seen_idle(vigil)
+    waited(vigil, 0.1)
+    assert vigil.based
 
 
 @with_vigils

@@ -62,8 +62,12 @@ class LoopThread:
     def begin(self, now: int) -> None:
         """What is asked of begins after this."""
         self._note()
-        self._meter.ran()
-        self._meter.nothing_is_old(now)
+        self._meter.begin(now)
+
+    def stir(self, now: int) -> None:
+        """Something is about to run: the next look is not put off any longer. In the loop's thread."""
+        self.dozes = False
+        self._meter.begin(now)
 
     def _note(self) -> None:
         """Read the counts, so that no starvation before is charged to what begins after this."""
@@ -99,7 +103,7 @@ class LoopThread:
     def looked_at(self, now: int, *, ran: bool, suspected: bool) -> None:
         """A look has been taken, and it is not in the middle of what was suspected before."""
         if not suspected:
-            self._meter.nothing_is_old(now)
+            self._meter.begin(now)
         if self._vigil is not None:
             self._vigil.idle, self._vigil.dozes, self._vigil.pace = self.idle, self.dozes, self._pace(self._limit // 6)
         elif ran and now - self._noted_at >= self._limit:

@@ -38,7 +38,7 @@ class ThreadMeter:
     def __init__(self, native_id: int | None) -> None:
         self._clock = _cpu_clock_of(native_id) if _HAS_CPU_CLOCK and native_id is not None else None
         self._cpu = 0
-        self._base = (0, 0)  # a reading, and when it was made; not later than what is asked of began to take long
+        self._base = (0, 0)  # a reading, and when it was made, or earlier
         self.used = 0
         """Nanoseconds between the last two readings."""
 
@@ -47,27 +47,26 @@ class ThreadMeter:
 
         Keeps the GIL, so that the stack is looked at as it stood when the watchdog woke up.
         """
-        if self._clock is None:
-            return True
-        try:
-            cpu = time.clock_gettime_ns(self._clock)
-        except OSError:  # the thread is gone
-            self._clock = None
+        if (cpu := self._read()) is None:
             return True
         self.used = cpu - self._cpu if self._cpu else 0
         ran, self._cpu = cpu != self._cpu, cpu
         return ran
 
-    def nothing_is_old(self, now: int) -> None:
-        """What takes long after this has not begun, or hardly. `now`: when it was asked last whether the thread ran."""
-        self._base = (self._cpu, now)
+    def begin(self, now: int) -> None:
+        """What `used_since` will be asked of has not begun, or hardly. `now`: the time, or earlier."""
+        if (cpu := self._read()) is not None:
+            self._base = (cpu, now)
 
     def used_since(self, start: int) -> int:
-        """How many nanoseconds of processor time the thread has used since `start`, or more; 0 where nobody can tell."""
-        cpu, at = self._base
-        if self._clock is None or not at:
-            return 0
-        try:
-            return max(0, time.clock_gettime_ns(self._clock) - cpu - max(0, start - at))
-        except OSError:  # the thread is gone
-            return 0
+        """How many nanoseconds of processor time it has used since `start`, or more; 0 where nobody can tell."""
+        cpu, (before, at) = self._read(), self._base
+        return 0 if cpu is None or not at else max(0, cpu - before - max(0, start - at))
+
+    def _read(self) -> int | None:
+        if self._clock is not None:
+            try:
+                return time.clock_gettime_ns(self._clock)
+            except OSError:  # the thread is gone
+                self._clock = None
+        return None

@@ -1,8 +1,8 @@
 """How long a thread has waited for a processor, or anybody on the machine: in the kernel's run queue, ready to run.
 
-Linux counts the former, whatever `kernel.sched_schedstats` says (`Documentation/scheduler/sched-stats.rst`). Elsewhere, and in
-a sandbox with a kernel of its own, nobody can tell. The latter it counts where it was built for it
-(`Documentation/accounting/psi.rst`).
+Linux counts the former, whatever `kernel.sched_schedstats` says (`Documentation/scheduler/sched-stats.rst`), and the
+latter unless it was built or started without it (`Documentation/accounting/psi.rst`). Elsewhere, and in a sandbox with a
+kernel of its own, nobody can tell.
 """
 
 from __future__ import annotations

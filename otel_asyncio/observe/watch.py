@@ -86,7 +86,7 @@ class Watch(Watched):
     def stir(self) -> None:
         """Something is about to run: the next look is not put off any longer. In the loop's thread."""
         if self._thread.dozes:
-            self._thread.dozes = False
+            self._thread.stir(self.state.now())
             self._wake()
 
     def tick(self, kept_since: int | None = None) -> None:
@@ -233,7 +233,8 @@ class Watch(Watched):
         if suspicion.nested or (not suspicion.samples.count and self._may_run_nested):
             return  # other steps of the loop ran within this one
         account = self._thread.account(started, ended)
-        self._passed(suspicion, ended, seen=suspicion is self.suspicion and ended - suspicion.last <= self.period + _LATE)
+        looked_in_time = suspicion is self.suspicion and ended - suspicion.last <= self.period + _LATE
+        self._passed(suspicion, ended, seen=looked_in_time)
         victims = self._victims(record, started, ended)
         settle = partial(self._settle, suspicion, record, ended, victims, account, parent)
         if doubtful and self._real:
