@@ -61,7 +61,7 @@ run_queue_time(long thread)
     return *rest == ' ' ? (long long)strtoull(rest, NULL, 10) : -1;
 }
 
-/* How long anybody has waited for one, at most, as in runqueue.py; negative: nobody can tell. */
+/* How long anybody has waited for one, as in runqueue.py; negative: nobody can tell. */
 static long long
 anybodys_run_queue_time(void)
 {
@@ -70,7 +70,7 @@ anybodys_run_queue_time(void)
         return -1;
     }
     const char *total = strstr(text, " total=");
-    return total == NULL ? -1 : (long long)strtoull(total + 7, NULL, 10) * 1000 * sysconf(_SC_NPROCESSORS_ONLN);
+    return total == NULL ? -1 : (long long)strtoull(total + 7, NULL, 10) * 1000;
 }
 
 /* How often the calling thread has gone to sleep. */

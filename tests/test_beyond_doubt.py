@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from otel_asyncio.observe import runqueue
+from otel_asyncio.observe import loopthread, runqueue
 from otel_asyncio.observe import watch as watch_module
 from otel_asyncio.observe.blocks import Block
 from otel_asyncio.observe.looks import Look, Unit
@@ -259,12 +259,24 @@ def test_what_a_thread_used_after_the_end_is_not_counted(meter: Any) -> None:
         (b"some", None),
     ],
 )
-def test_what_anybody_waited_is_a_mean_over_the_processors(
+def test_what_anybody_waited_is_read_in_nanoseconds(
     monkeypatch: pytest.MonkeyPatch, text: bytes, nanoseconds: int | None
 ) -> None:
-    monkeypatch.setattr(runqueue, "_PROCESSORS", 4)
     monkeypatch.setattr(runqueue, "_read", lambda _: text)
-    assert runqueue.anybody_waited() == (nanoseconds and 4 * nanoseconds)
+    assert runqueue.anybody_waited() == nanoseconds
+
+
+def test_one_that_waited_may_have_waited_as_often_as_there_are_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's time is a mean over them."""
+    counted = 7 * MS
+    monkeypatch.setattr(loopthread, "PROCESSORS", 4)
+    monkeypatch.setattr(loopthread, "anybody_waited", lambda: counted)
+    monkeypatch.setattr(loopthread, "Vigil", None)
+    thread = LoopThread(threading.get_ident(), SimpleNamespace(now=lambda: 0), limit=LIMIT, drowsy=LIMIT, real=True)  # type: ignore[arg-type]
+    thread.begin(0)
+    counted += 5 * MS
+    assert thread.account(0, 100 * MS).crowded == 20 * MS
+    assert thread.account(0, 10 * MS).crowded == 10 * MS
 
 
 def test_where_nobody_counts_the_crowd_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:

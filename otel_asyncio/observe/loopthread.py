@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_asyncio.observe.bell import Vigil
 from otel_asyncio.observe.meter import ThreadMeter, native_id_of
-from otel_asyncio.observe.runqueue import anybody_waited, waited
+from otel_asyncio.observe.runqueue import PROCESSORS, anybody_waited, waited
 from otel_asyncio.observe.starvation import Starvation
 
 if TYPE_CHECKING:
@@ -50,7 +50,10 @@ class LoopThread:
             tuple if self._vigil is None else self._vigil.readings,
         )
         self._crowd = Starvation(
-            anybody_waited if real else lambda: None, state.now, tuple if self._vigil is None else self._vigil.crowd
+            anybody_waited if real else lambda: None,
+            state.now,
+            tuple if self._vigil is None else self._vigil.crowd,
+            PROCESSORS,
         )
         self._ran_at = self._noted_at = 0
         self.idle = False

@@ -1,8 +1,8 @@
 """How long a thread has waited for a processor, or anybody on the machine: in the kernel's run queue, ready to run.
 
 Linux counts the former, whatever `kernel.sched_schedstats` says (`Documentation/scheduler/sched-stats.rst`), and the
-latter unless it was built or started without it (`Documentation/accounting/psi.rst`). Elsewhere, and in a sandbox with a
-kernel of its own, nobody can tell.
+latter unless it was built or started without it (`Documentation/accounting/psi.rst`). Elsewhere, and in a sandbox with
+a kernel of its own, nobody can tell.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 
 _OWN, _ANYBODYS = "/proc/thread-self/schedstat", "/proc/pressure/cpu"
-_PROCESSORS = os.cpu_count() or 1
+
+PROCESSORS = os.sysconf("SC_NPROCESSORS_ONLN") if hasattr(os, "sysconf") else 1
+"""How many there are for everybody, whatever the process may use."""
 
 
 def waited(native_id: int | None = None) -> int | None:
@@ -26,13 +28,13 @@ def waited(native_id: int | None = None) -> int | None:
 
 
 def anybody_waited() -> int | None:
-    """For how many nanoseconds at most anybody has waited for a processor; None where nobody can tell.
+    """For how many nanoseconds anybody has waited for a processor, as a mean over all of them; None: nobody can tell.
 
-    The kernel's time is a mean over the processors: what was waited at one of them counts by its share.
+    What was waited at one of them counts by its share, so that it may be `PROCESSORS` times as much.
     """
     try:
         some = _read(_ANYBODYS).split(b"\n")[0]
-        return int(some.rpartition(b" total=")[2]) * 1_000 * _PROCESSORS
+        return int(some.rpartition(b" total=")[2]) * 1_000
     except (OSError, ValueError):
         return None
 

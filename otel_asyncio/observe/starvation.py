@@ -20,7 +20,7 @@ class Starvation:
     """An upper bound for any interval, from the kernel's count, read from time to time.
 
     `waited`: the count, in nanoseconds, or None where there is none: then nobody was starved. `now`: the clock of the
-    intervals. `elsewhere`: what somebody else has read of the same count.
+    intervals. `elsewhere`: what somebody else has read of the same count. `weight`: how much one may stand for.
     """
 
     def __init__(
@@ -28,8 +28,9 @@ class Starvation:
         waited: Callable[[], int | None],
         now: Callable[[], int],
         elsewhere: Callable[[], Iterable[tuple[int, int]]] = tuple,
+        weight: int = 1,
     ) -> None:
-        self._waited, self._now, self._elsewhere = waited, now, elsewhere
+        self._waited, self._now, self._elsewhere, self._weight = waited, now, elsewhere, weight
         self._readings: tuple[_Reading, ...] = ()  # never changed, only exchanged: two threads read and write it
 
     def note(self) -> None:
@@ -49,5 +50,5 @@ class Starvation:
         waited = self._waited()
         if waited is None:
             return 0
-        bounds = (waited - reading.waited + max(0, reading.by - start) for reading in before)
-        return min(waited, end - start, *bounds)
+        bounds = (self._weight * (waited - reading.waited) + max(0, reading.by - start) for reading in before)
+        return min(self._weight * waited, end - start, *bounds)
