@@ -194,21 +194,21 @@ def by_one_sum() -> None:
 @pytest.mark.parametrize("way", (by_one_pattern, by_one_sum), ids=lambda way: way.__name__)
 def test_one_call_in_c_that_keeps_the_interpreter_is_told_and_whether_its_line_was_seen(blocked: Any, way: Any) -> None:
     """Nobody can look while it lasts: as it returns, the line; or, if nobody came to look, where the coroutine begins."""
-    used = lasted = 0.0
+    used = 0.0
 
     async def main() -> None:
-        nonlocal used, lasted
+        nonlocal used
         await asyncio.sleep(0)
-        began, started = time.perf_counter(), time.thread_time()
+        started = time.thread_time()
         way()
-        used, lasted = time.thread_time() - started, time.perf_counter() - began
+        used = time.thread_time() - started
         await asyncio.sleep(0)
 
     for _ in range(5):
         if found := blocked(main):
             break
-    if not found and used < 0.9 * lasted:
-        return  # on a crowded machine it may pass for a process that was stopped (README, limits)
+    if not found and used < 2 * THRESHOLD:
+        return  # the machine is so fast that it may be in doubt on a crowded one (README, limits)
     (span,) = found
     seen = attributes(span)
     assert seen["asyncio.block.accuracy"] == "exact"
