@@ -30,10 +30,11 @@ class Thread:
     ident, idle, dozes = threading.get_ident(), False, False
 
     def __init__(self) -> None:
-        self.runs = True
+        self.runs, self.ran_at = True, 0
         self.knows = Account(starved=0, crowded=0, used=0)
 
-    def ran(self, _: int) -> bool:
+    def ran(self, now: int) -> bool:
+        self.ran_at = now if self.runs else self.ran_at
         return self.runs
 
     def account(self, _start: int, _end: int) -> Account:
@@ -165,7 +166,14 @@ def looked_into_in_time(machine: Machine) -> None:
         machine.looks(PACE)
 
 
-@pytest.mark.parametrize("looked", [slept_through, looked_into_in_time])
+def slept_before_the_first_look(machine: Machine) -> None:
+    """It came late, but earlier looks, one of them without the GIL, have found that the thread runs no more."""
+    machine.looks(20)
+    machine.thread.runs = False
+    machine.looks(120, late=70)
+
+
+@pytest.mark.parametrize("looked", [slept_through, looked_into_in_time, slept_before_the_first_look])
 def test_what_was_seen_throughout_is_told_however_crowded_the_machine_is(
     machine: Machine, looked: Callable[[Machine], None]
 ) -> None:

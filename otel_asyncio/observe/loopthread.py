@@ -55,7 +55,9 @@ class LoopThread:
             tuple if self._vigil is None else self._vigil.crowd,
             PROCESSORS,
         )
-        self._ran_at = self._noted_at = 0
+        self._noted_at = 0
+        self.ran_at = 0
+        """When it was found to have run last: it has slept since, or starved."""
         self.idle = False
         """Whether it was seen to wait for events, and has not run since."""
         self.dozes = False
@@ -82,8 +84,8 @@ class LoopThread:
         ran: bool = self._meter.ran()
         if ran:
             self.idle = False
-            self._ran_at = now if self._vigil is None else self._vigil.ran_at
-        self.dozes = not ran and self._real and now - self._ran_at >= self._drowsy
+            self.ran_at = now if self._vigil is None else self._vigil.ran_at
+        self.dozes = not ran and self._real and now - self.ran_at >= self._drowsy
         self._runs_loop = True
         return ran
 

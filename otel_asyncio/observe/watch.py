@@ -138,7 +138,7 @@ class Watch(Watched):
         self._persist(suspicion, record, now)
 
     def _sample_step(self, suspicion: Suspicion, record: TaskRecord, now: int, *, ran: bool) -> None:
-        weight = self._passed(suspicion, now, seen=not ran or self._stops.late <= _LATE)
+        weight = self._passed(suspicion, now)
         if not ran:
             suspicion.samples.again(weight)
         elif (seen := look_into_step(self._thread.ident, self._depth, ENTRY_CODE, self.state, record)) is None:
@@ -156,7 +156,7 @@ class Watch(Watched):
         suspicion = self.suspicion
         if not ran and (self._thread.idle or (suspicion is not None and suspicion.unit is not Unit.RECORDED)):
             if suspicion is not None:
-                suspicion.samples.again(self._passed(suspicion, now, seen=True))
+                suspicion.samples.again(self._passed(suspicion, now))
                 self._seen(suspicion, now)
             return
         seen = look(self._thread.ident, self._depth, ENTRY_CODE, self.state)
@@ -167,8 +167,7 @@ class Watch(Watched):
         if suspicion is None or not seen.seen_before or suspicion.key != seen.key:
             suspicion = Suspicion(seen.unit, seen.key, self._since(now, kept_since))
             suspicion.callback = seen.callback
-        passed = self._passed(suspicion, now, seen=not ran or self._stops.late <= _LATE)
-        suspicion.samples.add(Stack(seen.stack, seen.omitted), passed)
+        suspicion.samples.add(Stack(seen.stack, seen.omitted), self._passed(suspicion, now))
         self._suspect(suspicion)
         self._seen(suspicion, now)
 
@@ -182,14 +181,14 @@ class Watch(Watched):
             return now
         return min(kept_since + _SWITCH, now)
 
-    def _passed(self, suspicion: Suspicion, now: int, *, seen: bool) -> int:
-        """How many nanoseconds since the last look.
+    def _passed(self, suspicion: Suspicion, now: int) -> int:
+        """How many nanoseconds since the last look. Seen of them is all, if this one came in time.
 
-        `seen`: whether nobody kept the watchdog from looking meanwhile, or the thread slept.
+        Otherwise that for which the thread has slept by now: who waits for the GIL wakes up to ask for it.
         """
-        passed, suspicion.last = now - suspicion.last, now
-        suspicion.seen += passed if seen else 0
-        return passed
+        last, suspicion.last = suspicion.last, now
+        suspicion.seen += now - (last if self._stops.late <= _LATE else max(last, self._thread.ran_at))
+        return now - last
 
     def _seen(self, suspicion: Suspicion, now: int) -> None:
         """It still works on what the watchdog cannot see the end of."""
@@ -233,8 +232,9 @@ class Watch(Watched):
         if suspicion.nested or (not suspicion.samples.count and self._may_run_nested):
             return  # other steps of the loop ran within this one
         account = self._thread.account(started, ended)
-        looked_in_time = suspicion is self.suspicion and ended - suspicion.last <= self.period + _LATE
-        self._passed(suspicion, ended, seen=looked_in_time)
+        if suspicion is self.suspicion and ended - suspicion.last <= self.period + _LATE:
+            suspicion.seen += ended - suspicion.last
+        suspicion.last = ended
         victims = self._victims(record, started, ended)
         settle = partial(self._settle, suspicion, record, ended, victims, account, parent)
         if doubtful and self._real:
