@@ -193,6 +193,12 @@ async def in_a_thread_of_anyio(scene: Scene) -> None:
     await anyio.to_thread.run_sync(scene.thread.wait)
 
 
+async def queues_for_a_thread_of_anyio(scene: Scene) -> None:
+    limiter = anyio.CapacityLimiter(1)
+    limiter.acquire_on_behalf_of_nowait(scene)
+    await anyio.to_thread.run_sync(scene.thread.wait, limiter=limiter)
+
+
 async def streams_in_anyio(scene: Scene) -> None:
     send, receive = anyio.create_memory_object_stream[int](0)
     with send, receive, anyio.move_on_after(60):
@@ -209,6 +215,7 @@ WAITS = {
     shields: "task never", groups: "TaskGroup", has_a_deadline: "Event.wait", in_a_thread: "to_thread Event.wait",
     receives: "loop.sock_recv", awaits_a_future: "awaits_a_future", sleeps_in_anyio: "anyio.sleep",
     groups_in_anyio: "TaskGroup", in_a_thread_of_anyio: "anyio.to_thread.run_sync",
+    queues_for_a_thread_of_anyio: "CapacityLimiter.acquire",
     streams_in_anyio: "MemoryObjectReceiveStream.receive",
 }  # fmt: skip
 

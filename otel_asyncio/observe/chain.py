@@ -38,7 +38,8 @@ _SHIELD = "shield.<locals>._outer_done_callback"
 _PASSING_ON = {"wait_for", "_ContextManagerMixin.__aenter__"}
 _UNNAMED = ("__aenter__", "__aexit__", "__await__", "__anext__", "__iter__")
 _READERS_WORDS = {"_AsCompletedIterator._wait_for_one": "asyncio.as_completed", "as_completed": "asyncio.as_completed"}
-_LOCK = "Lock.acquire"
+# Whatever was called, it has not begun: below a Condition.wait that was notified, before a thread of anyio's is free.
+_WAITING_TO_BEGIN = {"Lock.acquire", "CapacityLimiter.acquire"}
 
 # Until 3.12 wait_for makes a task of what it is given, so that the chain would end there.
 _SPLIT_WAIT_FOR = asyncio.wait_for.__code__ if sys.version_info < (3, 12) else None
@@ -185,8 +186,8 @@ def _called(below: Iterable[tuple[Any, Frame]]) -> str | None:
     first: str | None = None
     for item, frame in below:
         qualname = frame.qualname.partition(".<locals>")[0]
-        if qualname == _LOCK:
-            return _LOCK  # below a Condition.wait, too: it has been notified, and now waits for the lock
+        if qualname in _WAITING_TO_BEGIN:
+            return qualname
         if first is None and qualname not in _PASSING_ON and frame.code.module != "contextlib":
             first = _public_name(item, frame, qualname)
     return first

@@ -20,6 +20,7 @@ from .running import TIMEOUT, drive_service, program, require
 APPS = {
     "aiohttp": ("aiohttp", "opentelemetry.instrumentation.aiohttp_server"),
     "starlette": ("starlette", "uvicorn", "opentelemetry.instrumentation.asgi"),
+    "fastapi": ("fastapi", "uvicorn", "opentelemetry.instrumentation.fastapi"),
 }
 SECONDS = float(os.environ.get("OTEL_ASYNCIO_LOAD_SECONDS", "0"))
 # Where many tests share the machine, a step of a healthy program takes what the machine gives.

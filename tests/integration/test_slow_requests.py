@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,12 +20,20 @@ from .running import PROGRAMS, TIMEOUT, drive_service, line_of, program, require
 APPS = {
     "aiohttp": ("aiohttp", "opentelemetry.instrumentation.aiohttp_server"),
     "starlette": ("starlette", "uvicorn", "opentelemetry.instrumentation.asgi"),
+    "fastapi": ("fastapi", "uvicorn", "opentelemetry.instrumentation.fastapi"),
 }
 PROGRAM = PROGRAMS / "slow_service.py"
 PATHS = ("/dependency", "/lock", "/lock", "/lock", "/pool", "/pool", "/pool", "/deadline", "/cancelled")
+THREADS = ("/threads", "/threads", "/threads")
+"""Of FastAPI alone: a function that is not asynchronous runs in anyio's pool."""
+
 SLOW = 0.3
+SOON = {"OTEL_PYTHON_ASYNCIO_STUCK_AFTER": "400"}
 BLOCKS = {"OTEL_PYTHON_ASYNCIO_BLOCK_THRESHOLD": "200"}
 KINDS = ("task", "await", "executor", "block", "cancel", "timeout", "asyncio.stuck", "asyncio.deadlock")
+MIDDLEWARE = "MemoryObjectReceiveStream.receive"
+"""How a middleware of FastAPI's waits for what is within it."""
+
 every_app = pytest.mark.parametrize(("app", "loop"), list(product(APPS, ("asyncio", "uvloop"))))
 
 
@@ -50,16 +59,32 @@ def answered() -> Callable[[str, str], Answered]:
     def run(app: str, loop: str) -> Answered:
         require(*APPS[app], loop)
         command = program("slow_service.py", app, "--loop", loop)
-        callers, out, errors = drive_service(*command, environment=BLOCKS, drive=ask_all)
+        paths = PATHS + THREADS * (app == "fastapi")
+        callers, out, errors = drive_service(*command, environment=BLOCKS, drive=lambda port: ask_all(int(port), paths))
         return Answered(callers, json.loads(out), errors)
 
     return run
 
 
-def ask_all(port: str) -> list[tuple[str, Caller]]:
-    with ThreadPoolExecutor(len(PATHS)) as threads:
-        callers = list(threads.map(lambda path: ask(int(port), path), PATHS))
-    return [*callers, ask(int(port), "/block")]  # alone: it would be in the way of all others
+@pytest.fixture(scope="module")
+def hung() -> Callable[[str, str], Answered]:
+    """The service asked for what hangs, and let go of it when that is told; once for each server and loop."""
+
+    @cache
+    def run(app: str, loop: str) -> Answered:
+        require(*APPS[app], loop)
+        command = program("slow_service.py", app, "--loop", loop)
+        caller, out, errors = drive_service(*command, environment=SOON, drive=lambda port: ask(int(port), "/hang"))
+        return Answered([caller], json.loads(out), errors)
+
+    return run
+
+
+def ask_all(port: int, paths: tuple[str, ...]) -> list[tuple[str, Caller]]:
+    with ThreadPoolExecutor(len(paths)) as threads:
+        callers = list(threads.map(lambda path: ask(port, path), paths))
+    callers.append(ask(port, "/block"))  # alone: it would be in the way of all others
+    return [*callers, abandon(port, "/abandoned")]
 
 
 def ask(port: int, path: str) -> tuple[str, Caller]:
@@ -67,6 +92,16 @@ def ask(port: int, path: str) -> tuple[str, Caller]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
     connection.request("GET", path, headers=caller.headers)
     assert connection.getresponse().read() == b"found"
+    connection.close()
+    return path, caller
+
+
+def abandon(port: int, path: str) -> tuple[str, Caller]:
+    """A caller that goes away without an answer."""
+    caller = Caller()
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+    connection.request("GET", path, headers=caller.headers)
+    time.sleep(SLOW)
     connection.close()
     return path, caller
 
@@ -111,6 +146,17 @@ def test_a_saturated_pool_is_told_by_the_work_that_was_queued(answered: Any, app
     assert all(span["attributes"]["asyncio.executor.run_time"] >= SLOW * 0.9 for span in work)
 
 
+@pytest.mark.parametrize("loop", ("asyncio", "uvloop"))
+def test_a_wait_for_a_thread_is_told_from_the_work_in_it(answered: Any, loop: str) -> None:
+    """The pool in which FastAPI runs functions that are not asynchronous."""
+    waits = answered("fastapi", loop).of("/threads", "await")
+    work = [span for span in waits if targets([span]) == {"anyio.to_thread.run_sync"}]
+    queued = [span for span in waits if targets([span]) == {"CapacityLimiter.acquire"}]
+    assert len(work) == 3
+    assert all(span["attributes"]["asyncio.await.idle_time"] < 2 * SLOW for span in work)
+    assert len({span["context"]["trace_id"] for span in queued}) >= 2
+
+
 @every_app
 def test_a_handler_that_blocks_the_loop_is_told_by_the_line_it_stood_on(answered: Any, app: str, loop: str) -> None:
     run = answered(app, loop)
@@ -118,7 +164,7 @@ def test_a_handler_that_blocks_the_loop_is_told_by_the_line_it_stood_on(answered
     seen = block["attributes"]
     assert (seen["code.file.path"], seen["code.line.number"]) == (str(PROGRAM), line_of(PROGRAM, "# the block"))
     assert block["end_time"] > block["start_time"]
-    assert run.of("/block", "await") == []
+    assert targets(run.of("/block", "await")) <= {MIDDLEWARE}
 
 
 @every_app
@@ -144,6 +190,34 @@ def test_a_cancellation_lies_in_its_requests_trace(answered: Any, app: str, loop
 
 
 @every_app
+def test_a_request_that_the_server_ends_says_so_in_its_trace(answered: Any, app: str, loop: str) -> None:
+    run = answered(app, loop)
+    cancels = run.of("/abandoned", "cancel")
+    server = "aiohttp" if app == "aiohttp" else "uvicorn"
+    for span in cancels:
+        seen = span["attributes"]
+        assert seen["asyncio.cancel.origin"] == "explicit"
+        assert seen["asyncio.cancel.outcome"] in ("delivered", "handled")  # uvicorn catches it and logs it
+        assert f"/{server}/" in seen["asyncio.cancel.by.file"]
+    hit = {(s["attributes"]["asyncio.cancel.at.file"], s["attributes"]["asyncio.cancel.at.line"]) for s in cancels}
+    assert (str(PROGRAM), line_of(PROGRAM, "# the end")) in hit
+
+
+@every_app
+def test_a_request_that_hangs_says_so_in_its_trace_while_it_hangs(hung: Any, app: str, loop: str) -> None:
+    """It would hang for ever, were it not told: that is what its answer waits for."""
+    run = hung(app, loop)
+    (stuck,) = [span for span in run.spans if span["name"] == "asyncio.stuck"]
+    assert run.of("/hang", "asyncio.stuck") == [stuck]
+    seen = stuck["attributes"]
+    assert (seen["code.file.path"], seen["code.line.number"]) == (str(PROGRAM), line_of(PROGRAM, "# the hang"))
+    assert (seen["asyncio.await.target"], seen["asyncio.stuck.count"]) == ("Event.wait", 1)
+    (server,) = [s for s in run.spans if s["kind"] == "SpanKind.SERVER"]
+    assert server["context"]["trace_id"] == stuck["context"]["trace_id"]
+    assert server["start_time"] <= stuck["start_time"] < stuck["end_time"] < server["end_time"]
+
+
+@every_app
 def test_each_request_has_the_problem_that_it_has_and_no_other(answered: Any, app: str, loop: str) -> None:
     run = answered(app, loop)
     found = {
@@ -152,8 +226,9 @@ def test_each_request_has_the_problem_that_it_has_and_no_other(answered: Any, ap
         }
         for path, _ in run.callers
     }
+    expected = dict.fromkeys((path for path, _ in run.callers), set[str]())
     problems = {"/pool": {"executor_saturated"}, "/block": {"loop_blocked"}}
-    assert found == dict.fromkeys(PATHS, set()) | problems
+    assert found == expected | problems
     assert run.said.count("executor_saturated") == 2
 
 

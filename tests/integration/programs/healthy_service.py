@@ -1,7 +1,7 @@
 """A web service of a third-party framework in which all is well, whatever its requests wait for.
 
-`python healthy_service.py aiohttp|starlette --loop asyncio|uvloop`: prints its port, serves until SIGTERM, prints how many
-spans there were and the problems as JSON.
+`python healthy_service.py aiohttp|starlette|fastapi --loop asyncio|uvloop`: prints its port, serves until SIGTERM, prints
+how many spans there were and the problems as JSON.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from service import loop_factory
-from slow_service import aiohttp_app, starlette_app
+from slow_service import APPS
 
 import otel_asyncio
 
@@ -27,6 +27,10 @@ IMPORTED = {
     "starlette": (
         "opentelemetry.instrumentation.asgi", "starlette.applications", "starlette.responses", "starlette.routing",
         "uvicorn", "uvicorn.lifespan.off", "uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto",
+    ),
+    "fastapi": (
+        "fastapi.responses", "opentelemetry.instrumentation.fastapi", "uvicorn", "uvicorn.lifespan.off",
+        "uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto",
     ),
 }  # fmt: skip
 """What would be imported on the loop, and block it: uvicorn does so when it starts."""
@@ -115,9 +119,8 @@ def main() -> None:
     provider, tally = TracerProvider(), Tally()
     provider.add_span_processor(tally)
     otel_asyncio.AsyncioInstrumentor().instrument(tracer_provider=provider)
-    app = {"aiohttp": aiohttp_app, "starlette": starlette_app}[sys.argv[1]]
     with asyncio.Runner(loop_factory=loop_factory(sys.argv[3])) as runner:
-        runner.run(serve(app, provider))
+        runner.run(serve(APPS[sys.argv[1]], provider))
     otel_asyncio.AsyncioInstrumentor().uninstrument()
     print(json.dumps([tally.spans, tally.problems]))
 

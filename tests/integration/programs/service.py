@@ -65,7 +65,6 @@ async def aiohttp_app(service: Service, listener: socket.socket, provider: Provi
 
 @asynccontextmanager
 async def starlette_app(service: Service, listener: socket.socket, provider: Provider) -> AsyncIterator[None]:
-    import uvicorn
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import PlainTextResponse
@@ -74,14 +73,23 @@ async def starlette_app(service: Service, listener: socket.socket, provider: Pro
     async def handle(_: Request) -> PlainTextResponse:
         return PlainTextResponse(await service.answer())
 
+    app = Starlette(routes=[Route("/", handle)])
+    async with uvicorn_server(asgi_of(app, provider), listener):
+        yield
+
+
+@asynccontextmanager
+async def uvicorn_server(app: Any, listener: socket.socket) -> AsyncIterator[None]:
+    """An ASGI application served by uvicorn on the running loop; a request that does not end is ended in a second."""
+    import uvicorn
+
     class Server(uvicorn.Server):
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
             """The program takes SIGTERM itself: uvicorn would raise it again, before the spans are out."""
             yield
 
-    app = Starlette(routes=[Route("/", handle)])
-    server = Server(uvicorn.Config(asgi_of(app, provider), log_level="warning", lifespan="off"))
+    server = Server(uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     yield
     server.should_exit = True

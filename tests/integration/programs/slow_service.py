@@ -1,8 +1,10 @@
 """A web service of a third-party framework in which requests are slow, each for a reason of its own.
 
-`python slow_service.py aiohttp|starlette --loop asyncio|uvloop`: prints its port, serves until SIGTERM, prints its
-spans as JSON. `/dependency` asks a server that takes its time, `/lock` does its work under one lock, `/pool` does it in a
-pool with one thread, `/block` on the loop; `/deadline` gives up in time, `/cancelled` ends a task of its own.
+`python slow_service.py aiohttp|starlette|fastapi --loop asyncio|uvloop`: prints its port, serves until SIGTERM, prints
+its spans as JSON. `/dependency` asks a server that takes its time, `/lock` does its work under one lock, `/pool` does it
+in a pool with one thread, `/block` on the loop; `/deadline` gives up in time, `/cancelled` ends a task of its own;
+`/abandoned` never answers, until the server ends it: aiohttp when the caller has gone, uvicorn when it stops. `/hang`
+answers when it has been told that it hangs. FastAPI alone has `/threads`, which runs in anyio's pool, of one thread.
 """
 
 from __future__ import annotations
@@ -13,15 +15,15 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from service import asgi_of, loop_factory
+from service import asgi_of, loop_factory, uvicorn_server
 
 import otel_asyncio
 
@@ -35,6 +37,7 @@ class Slow:
         self.port = port
         self.lock = asyncio.Lock()
         self.pool = ThreadPoolExecutor(1)
+        self.told = asyncio.Event()
 
     async def dependency(self) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -62,9 +65,28 @@ class Slow:
         other.cancel()  # the cancellation
         await asyncio.wait([other])
 
+    async def lasts(self) -> None:
+        await asyncio.sleep(3600)  # the end
+
+    async def hangs(self) -> None:
+        await self.told.wait()  # the hang
+
     def handlers(self) -> dict[str, Any]:
-        slow = {"/dependency": self.dependency, "/lock": self.locked, "/pool": self.pooled, "/block": self.blocks}
-        return {**slow, "/deadline": self.gives_up, "/cancelled": self.cancels}
+        return {
+            "/dependency": self.dependency, "/lock": self.locked, "/pool": self.pooled, "/block": self.blocks,
+            "/deadline": self.gives_up, "/cancelled": self.cancels, "/abandoned": self.lasts, "/hang": self.hangs,
+        }  # fmt: skip
+
+
+class Teller(SpanProcessor):
+    """Lets go of what hangs as soon as that is told: had it to end first, it would hang for ever."""
+
+    def __init__(self, told: asyncio.Event) -> None:
+        self._told = told
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if span.name == "asyncio.stuck":
+            self._told.set()
 
 
 async def takes_its_time(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -90,7 +112,7 @@ async def aiohttp_app(slow: Slow, listener: socket.socket, provider: TracerProvi
     app = web.Application()
     for path, work in slow.handlers().items():
         app.router.add_get(path, answering(work))
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, handler_cancellation=True)
     await runner.setup()
     await web.SockSite(runner, listener).start()
     yield
@@ -99,7 +121,6 @@ async def aiohttp_app(slow: Slow, listener: socket.socket, provider: TracerProvi
 
 @asynccontextmanager
 async def starlette_app(slow: Slow, listener: socket.socket, provider: TracerProvider) -> AsyncIterator[None]:
-    import uvicorn
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import PlainTextResponse
@@ -112,17 +133,53 @@ async def starlette_app(slow: Slow, listener: socket.socket, provider: TracerPro
 
         return handle
 
-    class Server(uvicorn.Server):
-        @contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
     app = Starlette(routes=[Route(path, answering(work)) for path, work in slow.handlers().items()])
-    server = Server(uvicorn.Config(asgi_of(app, provider), log_level="warning", lifespan="off"))
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    yield
-    server.should_exit = True
-    await serving
+    async with uvicorn_server(asgi_of(app, provider), listener):
+        yield
+
+
+@asynccontextmanager
+async def fastapi_app(slow: Slow, listener: socket.socket, provider: TracerProvider) -> AsyncIterator[None]:
+    """As FastAPI's manual has it: the slow dependency is a `Depends`, and around all of it is a middleware."""
+    from anyio import to_thread
+    from fastapi import Depends, FastAPI, Request
+    from fastapi.responses import PlainTextResponse
+    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+
+    def answering(work: Any) -> Any:
+        async def handle() -> str:
+            await work()
+            return "found"
+
+        return handle
+
+    async def found() -> str:
+        return "found"
+
+    app = FastAPI(default_response_class=PlainTextResponse)
+
+    @app.middleware("http")
+    async def passes_on(request: Request, call_next: Any) -> Any:
+        return await call_next(request)
+
+    for path, work in slow.handlers().items():
+        if path == "/dependency":
+            app.get(path, dependencies=[Depends(work)])(found)
+        else:
+            app.get(path)(answering(work))
+
+    @app.get("/threads")
+    def in_thread() -> str:
+        time.sleep(SLOW)
+        return "found"
+
+    to_thread.current_default_thread_limiter().total_tokens = 1
+    FastAPIInstrumentor.instrument_app(app, tracer_provider=provider)
+    async with uvicorn_server(app, listener):
+        yield
+
+
+APPS = {"aiohttp": aiohttp_app, "starlette": starlette_app, "fastapi": fastapi_app}
 
 
 async def serve(app: Any, provider: TracerProvider) -> None:
@@ -130,6 +187,7 @@ async def serve(app: Any, provider: TracerProvider) -> None:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     dependency = await asyncio.start_server(takes_its_time, "127.0.0.1", 0)
     slow = Slow(dependency.sockets[0].getsockname()[1])
+    provider.add_span_processor(Teller(slow.told))
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     async with dependency, app(slow, listener, provider):
         print(listener.getsockname()[1], flush=True)
@@ -141,9 +199,8 @@ def main() -> None:
     provider, exporter = TracerProvider(), InMemorySpanExporter()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     otel_asyncio.AsyncioInstrumentor().instrument(tracer_provider=provider)
-    app = {"aiohttp": aiohttp_app, "starlette": starlette_app}[sys.argv[1]]
     with asyncio.Runner(loop_factory=loop_factory(sys.argv[3])) as runner:
-        runner.run(serve(app, provider))
+        runner.run(serve(APPS[sys.argv[1]], provider))
     otel_asyncio.AsyncioInstrumentor().uninstrument()
     print(json.dumps([json.loads(span.to_json()) for span in exporter.get_finished_spans()]))
 
