@@ -27,9 +27,14 @@ class Time:
             await asyncio.sleep(0)
 
     @property
+    def spans(self) -> list[Any]:
+        """What was recorded so far."""
+        return list(self._recorder.spans)
+
+    @property
     def problems(self) -> list[dict[str, Any]]:
         """The attributes of every span that tells a problem."""
-        return [told for span in self._recorder.spans if "asyncio.problem" in (told := attributes(span))]
+        return [told for span in self.spans if "asyncio.problem" in (told := attributes(span))]
 
     def request(self, coroutine: Any) -> asyncio.Task[Any]:
         """A task inside a span of the program."""

@@ -10,7 +10,7 @@ from otel_asyncio.emit import names
 from otel_asyncio.emit.attributes import code_attributes
 from otel_asyncio.emit.intervals import link_to
 from otel_asyncio.emit.stacks import stacktrace
-from otel_asyncio.observe.cancellation import Fate, Via
+from otel_asyncio.observe.cancellation import Fate, Origin, Via
 from otel_asyncio.observe.problems import ProblemKind
 
 if TYPE_CHECKING:
@@ -37,9 +37,14 @@ class CancelSpans:
         self._counters = counters
         self._wants_all = wants_all
         self._omitted: dict[Any, list[Any]] = {}
-        """Of each origin and line that asked: how many were omitted, and the last one."""
+        """Of each origin and line that asked (or coroutine that raised it): how many were omitted, and the last one."""
 
         self._bursts: list[Burst] = []
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is left for the next flush."""
+        return bool(self._omitted or self._bursts)
 
     def collect(self, burst: Burst) -> None:
         """Tell of this burst when the next flush comes."""
@@ -53,7 +58,9 @@ class CancelSpans:
 
     def _omit(self, record: Any, cancellation: Cancellation, count: int = 1) -> None:
         root = cancellation.first.root
-        place = (id(root.site.code), root.site.instruction) if root.site is not None else None
+        place: Any = (id(root.site.code), root.site.instruction) if root.site is not None else None
+        if root.origin is Origin.SELF:
+            place = id(record.code)
         omitted = self._omitted.setdefault((root.origin, place), [0, None, None])
         omitted[0] += count
         omitted[1:] = record, cancellation
@@ -81,7 +88,7 @@ class CancelSpans:
         if cancellation.brief and not suppressed:
             self._omit(record, cancellation)
             return
-        if self._omitted or self._bursts:
+        if self.keeps:
             self.flush()
         ids, attributes = self._span(record, cancellation)
         if admitted:

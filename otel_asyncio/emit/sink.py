@@ -188,6 +188,11 @@ class SpanSink:
             parent = self.open_span(record, expiry.context)
         self._timeouts.emit(expiry, parent)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether there is anything for `flush` to tell."""
+        return self._cancels.keeps
+
     def flush(self) -> None:
         """Tell of the cancellations that were too many for a span each."""
         self._cancels.flush()

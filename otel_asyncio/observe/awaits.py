@@ -12,6 +12,7 @@ from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.patching import replace_shared
 from otel_asyncio.observe.records import TaskRecord
 from otel_asyncio.observe.resources import waited_for
+from otel_asyncio.observe.storms import Storms
 from otel_asyncio.observe.stuck import key_of
 
 if TYPE_CHECKING:
@@ -90,11 +91,12 @@ class Waits:
         self._least = least
         self._history = history
         self._guard = Guard("awaits")
+        self._storms = Storms()
         self.is_told_otherwise: Callable[[TaskRecord], bool] = lambda _: False
         """Whether the wait of a task that runs again now is told by another span: that of a timeout that ended it."""
 
-    def over(self, record: TaskRecord, task: Any, ready: int, now: int) -> None:
-        """The task runs again after a long wait, and is about to leave the line it waited on."""
+    def over(self, record: TaskRecord, task: Any, future: Any, ready: int, now: int) -> None:
+        """The task runs again after a long wait for `future`, and is about to leave the line it waited on."""
         if self._guard.failed:
             return
         try:
@@ -109,7 +111,7 @@ class Waits:
             tally = tally_of(record)
             if tally is None:
                 tally = record.waits = Tally()
-            if tally.told >= self._most:
+            if tally.told >= self._most or self._is_one_of_many(record, future, now):
                 tally.omit(now - record.suspended)
                 self._sink.omitted(record)
                 return
@@ -117,6 +119,11 @@ class Waits:
             self._sink.waited(record, self._look(record.suspended, task, ready, now), place)
         except Exception as error:  # noqa: BLE001 - the border of the package
             self._guard.fail(error)
+
+    def _is_one_of_many(self, record: TaskRecord, future: Any, now: int) -> bool:
+        """Whether what it waited for was cancelled, and so it was for too many of its coroutine's tasks just now."""
+        ended = issubclass(type(future), asyncio.Future) and future.cancelled()
+        return ended and not self._storms.admits((id(record.code), 0), now)
 
     def _look(self, since: int, task: Any, ready: int, now: int) -> Wait:
         links = follow(task)

@@ -69,6 +69,10 @@ _NEXT = {
 }
 
 
+_MOST_REQUESTS = 100
+"""Of one task; more are only counted."""
+
+
 class CancelDetail(NamedTuple):
     """How much is looked at."""
 
@@ -204,6 +208,19 @@ class Cancellation:
     def first(self) -> Request:
         """The first request that has not been taken back."""
         return self.requests[0]
+
+    def asked_again(self, request: Request) -> None:
+        """One more request, while the task takes its time to end."""
+        self.count += 1
+        if len(self.requests) < _MOST_REQUESTS:
+            self.requests.append(request)
+
+    def taken_back_by(self, scope: int) -> Request | None:
+        """The request that this scope withdraws (0: the program); an outer one of anyio's those of the inner, too."""
+        own = next((each for each in self.requests if each.scope == scope), None)
+        if own is not None or not scope:
+            return own or self.requests[-1]
+        return next((each for each in reversed(self.requests) if each.scope), None)
 
     def advance(self, stage: Stage) -> None:
         """A transition of the life cycle."""

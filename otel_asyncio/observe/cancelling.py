@@ -15,7 +15,7 @@ from otel_asyncio.observe.chain import walk
 from otel_asyncio.observe.frames import is_handling, stack_of
 from otel_asyncio.observe.handlers import HandlerWatch
 from otel_asyncio.observe.observer import Guard
-from otel_asyncio.observe.origins import Origins, asked_by_nobody, handed_on, note_who_hands_over
+from otel_asyncio.observe.origins import Origins, asked_by_nobody, forget_who_hands_over, handed_on, note_who_hands_over
 from otel_asyncio.observe.overrides import OUR_CALLS, make_watching_step
 from otel_asyncio.observe.records import Counted
 from otel_asyncio.observe.rules import ASYNCIO_RULES, SCOPES, keeps_the_count
@@ -57,9 +57,12 @@ class Cancellations:
 
     def requested(self, task: Any, message: Any, frame: Any) -> Request | None:
         """`cancel()` is called; the base has not been, so that the wake-up it announces gets the watching step."""
-        if not self.active or self.guard.failed or task.done():
+        if not self.active or self.guard.failed:
             return None
         try:
+            if task.done():
+                forget_who_hands_over(task)
+                return None
             return self._note(task, message, frame)
         except Exception as failure:  # noqa: BLE001 - the border of the package
             self.guard.fail(failure)
@@ -100,8 +103,7 @@ class Cancellations:
                 cancellation.count += 1  # anyio asks again, every turn of the loop
                 return
             if not self._runs_on(cancellation, record, task):
-                cancellation.count += 1
-                cancellation.requests.append(request)
+                cancellation.asked_again(request)
                 return
             self._settle(record, task, cancellation, Fate.SUPPRESSED)
         record = request.owner = self.watch(task, record, now)
@@ -166,9 +168,7 @@ class Cancellations:
             if cancellation is None or cancellation.stage is Stage.SETTLED:
                 return
             scope, frame = self._observation.timeouts.scope_of(frame)
-            request = next((each for each in cancellation.requests if each.scope == scope), None)
-            if request is None and not scope:
-                request = cancellation.requests[-1]
+            request = cancellation.taken_back_by(scope)
             if request is not None:
                 self._take_back(task, record, cancellation, request)
                 if request.expiry is not None:
@@ -269,6 +269,8 @@ class Cancellations:
         record = self.watch(task, record, now)
         request = Request(record, id(task))
         asked_by_nobody(request, task, future)
+        if record.timed:  # no line asks it of all of them, but they are of one coroutine
+            request.brief = not self._storms.admits((id(record.code), 0), now)
         self._settle(record, task, Cancellation(request, now, 0), Fate.DELIVERED)
 
     def unfinished(self, record: Any, now: int) -> None:

@@ -181,7 +181,7 @@ class Observation:
         """A task runs again, since `started`, after a long wait for `future` (None: not known); ready at `ready`."""
         record.loop.stir()
         if self.waits is not None:
-            self.waits.over(record, task, ready, started)
+            self.waits.over(record, task, future, ready, started)
 
     def held(self, record: TaskRecord, task: Any, started: int, ended: int) -> None:
         """A step that held the loop for long is over."""

@@ -96,6 +96,11 @@ class Sink(Protocol):
         """What a loop's end had cancelled is done."""
         ...
 
+    @property
+    def keeps(self) -> bool:
+        """Whether there is anything for `flush` to tell. In any thread."""
+        ...
+
     def flush(self) -> None:
         """Tell what was kept back to be told at once."""
         ...

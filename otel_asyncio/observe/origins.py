@@ -168,6 +168,13 @@ def note_who_hands_over(loop: Any, callback: Any) -> None:
         state.handed[id(task)] = line_of_the_program(sys._getframe(1)), threading.current_thread().name
 
 
+def forget_who_hands_over(task: Any) -> None:
+    """The task had ended before the `cancel` came that was handed over: its id may soon be another one's."""
+    state: LoopState | None = getattr(task.get_loop(), "_otel_asyncio", None)
+    if state is not None and state.handed:
+        state.handed.pop(id(task), None)
+
+
 def asked_by_nobody(request: Request, task: Any, future: Any) -> None:
     """The CancelledError was raised in the task, or came from what it awaited; its step was woken with `future`."""
     request.origin = Origin.UNKNOWN if task.cancelling() else Origin.SELF

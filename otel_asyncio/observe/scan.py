@@ -1,5 +1,7 @@
 """One loop, scanned for tasks that wait for long: integers in the watchdog's thread, the rest on the loop's own.
 
+What was kept back to be told at once is told then, too.
+
 While an inquiry is under way on the loop, the watchdog's thread leaves everything here alone; so the two never touch
 it at once, and need no lock.
 """
@@ -112,6 +114,8 @@ class Scan(Watched):
         with suppress(RuntimeError):  # it has been closed
             if cancelled:
                 loop.call_soon_threadsafe(self._look_at_cancelled, cancelled, context=contextvars.Context())
+            if self._state.observation.sink.keeps:  # of a storm after which nobody is cancelled for long
+                loop.call_soon_threadsafe(self._state.observation.drain, context=contextvars.Context())
             if suspects:
                 self._asking = True
                 loop.call_soon_threadsafe(self._ask, suspects, now, context=contextvars.Context())

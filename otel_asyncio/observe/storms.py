@@ -17,7 +17,10 @@ class Storms:
         self._places: dict[tuple[int, int], list[int]] = {}
 
     def admits(self, place: tuple[int, int], now: int) -> bool:
-        """Whether one more from this place (the identity of the code, and the instruction) is looked at."""
+        """Whether one more from this place (the identity of the code, and the instruction) is looked at.
+
+        Of cancellations that nobody asks for, the place is the coroutine that they end.
+        """
         window = self._places.get(place)
         if window is None or now - window[0] >= _SECOND:
             if len(self._places) >= _MOST_PLACES:

@@ -109,6 +109,32 @@ def test_one_span_says_why(traced_run: TracedRun, spans: Spans, program: Any) ->
     assert said["asyncio.await.target"] == "anyio.sleep_forever"
 
 
+async def deadline_around_a_group_with_a_body() -> Any:
+    """While the victim takes its time to end, the group's own scope asks the body, too; the outer takes both back."""
+
+    async def victim() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.01)
+
+    with anyio.move_on_after(0.01) as scope:
+        async with anyio.create_task_group() as group:
+            group.start_soon(victim)
+            await anyio.sleep_forever()
+    return scope.cancelled_caught
+
+
+def test_what_a_scope_takes_back_for_one_within_it_is_no_cancellation(
+    run: Any, instrumented_process: Any, spans: Spans
+) -> None:
+    run(deadline_around_a_group_with_a_body())
+    counted = instrumented_process.observation.counters.cancellations
+    assert {fate: count for (_, fate, _), count in counted.items()} == {"delivered": 1, "converted": 2}
+    assert [span.name.rpartition(".")[2] for span in spans.all() if span.name.startswith("cancel ")] == ["victim"]
+
+
 @every_program
 def test_it_does_the_same(same_as_bare: Callable[..., Any], program: Any) -> None:
     same_as_bare(program)
