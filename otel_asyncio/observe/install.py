@@ -20,6 +20,7 @@ from otel_asyncio.observe.loops import implementation_of
 from otel_asyncio.observe.patching import replace, replace_shared, unbound, undo_all
 from otel_asyncio.observe.runs import make_run_forever
 from otel_asyncio.observe.scopes import make_cancel_and_wait, make_reschedule
+from otel_asyncio.observe.signals import make_add_signal_handler
 from otel_asyncio.observe.steps import make_call_soon_threadsafe
 from otel_asyncio.observe.tasks import hide_own_frames
 
@@ -94,7 +95,8 @@ def _hook_class(observation: Observation, cls: Any) -> list[Callable[[], None]]:
 
 def _hook_uvloop(observation: Observation, cls: Any) -> list[Callable[[], None]]:
     run_forever = replace(cls, "run_forever", make_run_forever(observation, cls.run_forever))
-    return [*_hook_class(observation, cls), run_forever]
+    signals = replace(cls, "add_signal_handler", make_add_signal_handler(cls.add_signal_handler))
+    return [*_hook_class(observation, cls), run_forever, signals]
 
 
 def _watch_registrations() -> Callable[[], None]:
@@ -187,7 +189,9 @@ def install_on_loop(observation: Observation, loop: Any) -> LoopState:
     ]
     if implementation_of(loop) == "uvloop":
         run_forever = make_run_forever(observation, unbound(loop, "run_forever"))
+        add_signal_handler = make_add_signal_handler(unbound(loop, "add_signal_handler"))
         undos.append(replace(loop, "run_forever", partial(run_forever, ref)))
+        undos.append(replace(loop, "add_signal_handler", partial(add_signal_handler, ref)))
     return observation.enrol(loop)
 
 

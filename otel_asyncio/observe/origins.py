@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from otel_asyncio.observe.cancellation import Origin, Stage, Via
 from otel_asyncio.observe.code import info_of
 from otel_asyncio.observe.frames import cancelled_below, deals_with_cancellation, line_of_the_program
+from otel_asyncio.observe.signals import HANDLING
 from otel_asyncio.observe.sites import Site
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Origins:
                     return
                 continue
             info = info_of(frame.f_code, frame.f_globals.get("__name__"))
-            if info.entry_point or _is_below_the_loop(frame, state):
+            if info.entry_point or frame.f_code is HANDLING or _is_below_the_loop(frame, state):
                 _by_a_callback(frame, request, state)
                 if request.site is None and inner is not frame and inner is not None:
                     request.site = Site(inner.f_code, inner.f_lasti)  # a library's own line: there is no other
@@ -115,11 +116,11 @@ def _explicitly(frame: FrameType, request: Request, state: LoopState) -> None:
     request.by = state.running
     if follow_running(request, state):
         return
+    error = sys.exception()
+    clean = error is None or not isinstance(error, Exception)
     if state.running is None and _is_signal_handler(frame, state):
-        request.origin = Origin.SIGNAL
+        request.origin, request.expected = Origin.SIGNAL, clean
     else:
-        error = sys.exception()
-        clean = error is None or not isinstance(error, Exception)
         owner = request.owner
         request.expected = clean and (
             _made(state.running, owner) or request.scope != 0 or _made_by_the_same(frame.f_code, owner)
@@ -127,13 +128,13 @@ def _explicitly(frame: FrameType, request: Request, state: LoopState) -> None:
 
 
 def _is_signal_handler(frame: FrameType | None, state: LoopState) -> bool:
-    """Whether the callback that this frame runs in was given to `add_signal_handler` (of asyncio's own loops)."""
+    """Whether the callback that this frame runs in was given to `add_signal_handler`."""
     for _ in range(_FARTHEST):
-        if frame is None or frame.f_code is _HANDLE_RUN:
+        if frame is None or frame.f_code in (_HANDLE_RUN, HANDLING):
             break
         frame = frame.f_back
-    if frame is None:
-        return False
+    if frame is None or frame.f_code is HANDLING:
+        return frame is not None
     handle = frame.f_locals.get("self")
     return any(handle is each for each in state.signal_handlers())
 

@@ -39,25 +39,21 @@ def cancels(spans: Spans, function: str = "victim") -> list[Any]:
     ]
 
 
-def expected(way: Way, loop_kind: str) -> dict[str, Any]:
+def expected(way: Way) -> dict[str, Any]:
     says = {f"asyncio.cancel.{key}": value for key, value in way.says.items() if value is not None}
     if way.name == "by_wait_for" and sys.version_info < (3, 12):
         del says["asyncio.cancel.via"]  # it cancels the task itself
-    if way.name == "by_ctrl_c" and loop_kind == "uvloop":
-        says |= {"asyncio.cancel.origin": "explicit", "asyncio.cancel.expected": False}  # its handlers leave no frame
     return says | way.extra
 
 
 @every_way
 @both_ways
-def test_the_span_says_who_and_what_became_of_it(
-    traced_run: TracedRun, spans: Spans, name: str, loop_kind: str
-) -> None:
+def test_the_span_says_who_and_what_became_of_it(traced_run: TracedRun, spans: Spans, name: str) -> None:
     way = BY_NAME[name]
     traced_run(way.program())
     found = cancels(spans)
     assert len(found) == way.spans
-    says = expected(way, loop_kind)
+    says = expected(way)
     for span in found:
         said = attributes(span)
         assert {key: said.get(key) for key in says} == says
@@ -108,7 +104,7 @@ def test_a_cancellation_is_counted_once(run: Callable[..., Any], instrumented_pr
     counted = instrumented_process.observation.counters.cancellations
     says = BY_NAME[name].says
     assert sum(counted.values()) >= 1
-    if BY_NAME[name].spans and name != "by_ctrl_c":
+    if BY_NAME[name].spans:
         assert counted[says["origin"], says["outcome"], says["expected"]] >= BY_NAME[name].spans
 
 
@@ -136,7 +132,7 @@ def test_a_cancellation_of_a_task_that_is_only_counted_is_counted(
     run(BY_NAME[name].program())
     counted = instrumented_process.observation.counters.cancellations
     says = BY_NAME[name].says
-    if BY_NAME[name].spans and name not in ("by_ctrl_c", "by_what_it_awaited"):
+    if BY_NAME[name].spans and name != "by_what_it_awaited":
         assert any((origin, fate) == (says["origin"], says["outcome"]) for origin, fate, _ in counted), counted
 
 

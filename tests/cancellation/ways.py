@@ -462,12 +462,35 @@ async def by_wait_for() -> Any:
 
 
 @way("signal", expected=True, by=None, canceller=None)
-async def by_ctrl_c() -> Any:
-    async def outer() -> None:
-        await asyncio.create_task(victim())
-
+async def as_a_signal_handler() -> Any:
     task = asyncio.create_task(victim())
     await turn()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, task.cancel)
     signal.raise_signal(signal.SIGUSR2)
+    return await ended(task), asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR2)
+
+
+@way("signal", expected=True, canceller=None)
+async def by_a_signal_handler() -> Any:
+    def handler(task: Any) -> None:
+        task.cancel()  # by
+
+    task = asyncio.create_task(victim())
+    await turn()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, handler, task)
+    signal.raise_signal(signal.SIGUSR2)
+    return await ended(task)
+
+
+@way("explicit", expected=False, canceller=None)
+async def by_what_is_a_signal_handler_too() -> Any:
+    """Called as any callback is: no signal came."""
+
+    def handler() -> None:
+        task.cancel()  # by
+
+    task = asyncio.create_task(victim())
+    await turn()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, handler)
+    asyncio.get_running_loop().call_soon(handler)
     return await ended(task)
