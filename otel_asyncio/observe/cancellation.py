@@ -6,6 +6,8 @@ from enum import Enum, StrEnum, auto
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from otel_asyncio.observe.chain import Chain, Frame
     from otel_asyncio.observe.loops import LoopState
     from otel_asyncio.observe.records import TaskRecord
@@ -99,6 +101,7 @@ class Request:
         "expected",
         "expiry",
         "failure",
+        "group",
         "open_span",
         "origin",
         "outer",
@@ -133,6 +136,8 @@ class Request:
         self._cause: Request | None = None
         self.scope = 0
         """The identity of the scope that will take it back; 0 where there is none."""
+        self.group: Callable[[], Any] | None = None
+        """A weak reference to the TaskGroup that asks the task which waits in it."""
         self.expiry: Expiry | None = None
         self.expected = False
         self.brief = False
@@ -222,6 +227,10 @@ class Cancellation:
             return own or self.requests[-1]
         return next((each for each in reversed(self.requests) if each.scope), None)
 
+    def forgotten(self) -> Request | None:
+        """A request that a TaskGroup has not taken back, though it was left: before 3.13 it does not, at its end."""
+        return next((each for each in self.requests if each.group is not None and _is_left(each.group())), None)
+
     def advance(self, stage: Stage) -> None:
         """A transition of the life cycle."""
         assert stage in _NEXT[self.stage], (self.stage, stage)
@@ -240,6 +249,10 @@ class Cancellation:
             owner, request.owner, request.open_span = request.owner, None, None
             if request.by is owner:
                 request.by = None
+
+
+def _is_left(group: Any) -> bool:
+    return group is None or (group._exiting and not group._tasks and group._on_completed_fut is None)
 
 
 def is_told_otherwise(record: TaskRecord) -> bool:

@@ -6,16 +6,23 @@ looks, before and after each run, at what the coroutine does with its CancelledE
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.bursts import Burst, burst_of, make_brief_step
-from otel_asyncio.observe.cancellation import CancelDetail, Cancellation, Fate, Origin, Request, Stage
+from otel_asyncio.observe.cancellation import CancelDetail, Cancellation, Fate, Request, Stage
 from otel_asyncio.observe.chain import walk
-from otel_asyncio.observe.frames import is_handling, stack_of
+from otel_asyncio.observe.frames import is_handling
 from otel_asyncio.observe.handlers import HandlerWatch
 from otel_asyncio.observe.observer import Guard
-from otel_asyncio.observe.origins import Origins, asked_by_nobody, forget_who_hands_over, handed_on, note_who_hands_over
+from otel_asyncio.observe.origins import (
+    TELLS_CONTEXT,
+    Origins,
+    asked_by_nobody,
+    forget_who_hands_over,
+    handed_on,
+    look_closely,
+    note_who_hands_over,
+)
 from otel_asyncio.observe.overrides import OUR_CALLS, make_watching_step
 from otel_asyncio.observe.records import Counted
 from otel_asyncio.observe.rules import ASYNCIO_RULES, SCOPES, keeps_the_count
@@ -25,9 +32,6 @@ from otel_asyncio.observe.storms import Storms
 if TYPE_CHECKING:
     from otel_asyncio.observe.loops import LoopState
     from otel_asyncio.observe.observation import Observation
-
-
-_TELLS_CONTEXT = hasattr(asyncio.Task, "get_context")  # 3.12; else it is looked at when the task runs
 
 
 class Cancellations:
@@ -98,7 +102,7 @@ class Cancellations:
 
     def _add(self, task: Any, record: Any, request: Request, frame: Any, message: Any, now: int) -> None:
         record, cancellation = self._whole(task, record)
-        if cancellation is not None:
+        if cancellation is not None and not self._take_back_forgotten(task, record, cancellation):
             if request.scope and any(request.scope == each.scope for each in cancellation.requests):
                 cancellation.count += 1  # anyio asks again, every turn of the loop
                 return
@@ -109,7 +113,7 @@ class Cancellations:
         record = request.owner = self.watch(task, record, now)
         record.cancellation = cancellation = Cancellation(request, now, record.steps)
         if record.timed and not request.brief:
-            self._describe(cancellation, task, record, request, frame)
+            look_closely(cancellation, task, request, frame, self._observation.sink, self._depth)
             if self._messages and message is not None:
                 cancellation.message = str(message)
 
@@ -140,18 +144,6 @@ class Cancellations:
         """One of a burst has run, and has not ended."""
         self.guard.run(self._whole, task, task._otel_asyncio, True)
         self.suspends(task._otel_asyncio, task, looking=False)
-
-    def _describe(self, cancellation: Cancellation, task: Any, record: Any, request: Request, frame: Any) -> None:
-        sink = self._observation.sink
-        if request.root is request and request.origin in (Origin.EXPLICIT, Origin.THREAD):
-            request.stack = stack_of(frame, self._depth)
-            if request.by is not None and request.by is request.by.loop.running:
-                request.open_span = sink.open_span(request.by, None)
-        # Of one that was started eagerly past us no step was seen.
-        if record.step_started == 0 and (record.steps or getattr(task.get_coro(), "cr_suspended", False)):
-            cancellation.hit = walk(task, self._depth)
-        if _TELLS_CONTEXT:
-            cancellation.parent = sink.open_span(record, task.get_context())
 
     def _runs_on(self, cancellation: Cancellation, record: Any, task: Any) -> bool:
         """Whether the task has swallowed its CancelledError: it waits for something, and deals with it no more."""
@@ -185,6 +177,13 @@ class Cancellations:
         else:
             self._settle(record, task, cancellation, Fate.CONVERTED)
 
+    def _take_back_forgotten(self, task: Any, record: Any, cancellation: Cancellation, *, alone: bool = True) -> bool:
+        """Settle what a group has not taken back; `alone`: also if it is all that was asked. Returns whether it was."""
+        request = cancellation.forgotten()
+        if request is not None and (alone or len(cancellation.requests) > 1):
+            self._take_back(task, record, cancellation, request)
+        return cancellation.stage is Stage.SETTLED
+
     def resumes(self, record: Any, task: Any) -> bool:
         """A task that is being cancelled is about to run. Returns whether its handlers are watched meanwhile."""
         if self.guard.failed:
@@ -198,7 +197,7 @@ class Cancellations:
             first = cancellation.stage is Stage.REQUESTED
             if first:
                 cancellation.advance(Stage.RAISED)
-                if not _TELLS_CONTEXT and record.timed and not cancellation.brief:
+                if not TELLS_CONTEXT and record.timed and not cancellation.brief:
                     cancellation.parent = self._observation.sink.open_span(record, None)
             if not first or (record.timed and record.steps > cancellation.steps):
                 self._judge(record, task, cancellation, self._now())
@@ -234,8 +233,9 @@ class Cancellations:
         try:
             if not record.timed:
                 record.suspended = self._now()
-            if record.cancellation is not None and handler is not None:
-                record.cancellation.handler = handler
+            if record.cancellation is not None:
+                record.cancellation.handler = handler or record.cancellation.handler
+                self._take_back_forgotten(task, record, record.cancellation)
             waiting = self._observation.timeouts.suspends(record)
             if record.cancellation is None and not waiting:
                 record.step = self._observation.step if record.timed else self._observation.unrecorded.step
@@ -255,6 +255,8 @@ class Cancellations:
                 record.cancellation.delivered(record, state)
                 return
             record, cancellation = self._whole(task, record)
+            if cancellation is not None and self._take_back_forgotten(task, record, cancellation, alone=not cancelled):
+                return
             if cancellation is None:
                 if cancelled:
                     self._by_itself(record, task, future)

@@ -13,8 +13,9 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.cancellation import Origin, Stage, Via
+from otel_asyncio.observe.chain import walk
 from otel_asyncio.observe.code import info_of
-from otel_asyncio.observe.frames import cancelled_below, deals_with_cancellation, line_of_the_program
+from otel_asyncio.observe.frames import cancelled_below, deals_with_cancellation, line_of_the_program, stack_of
 from otel_asyncio.observe.signals import HANDLING
 from otel_asyncio.observe.sites import Site
 
@@ -22,10 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import CodeType, FrameType
 
-    from otel_asyncio.observe.cancellation import Request
+    from otel_asyncio.observe.cancellation import Cancellation, Request
     from otel_asyncio.observe.loops import LoopState
+    from otel_asyncio.observe.observer import Sink
 
     Rule = Callable[[FrameType, Request, LoopState], FrameType | None]
+
+TELLS_CONTEXT = hasattr(asyncio.Task, "get_context")
+"""3.12 and later; before, the context of a task can be looked at only while it runs."""
 
 _FARTHEST = 200
 _HANDLE_RUN = asyncio.Handle._run.__code__
@@ -159,6 +164,22 @@ def _by_a_callback(frame: FrameType, request: Request, state: LoopState) -> None
     elif _is_signal_handler(frame, state):
         request.origin = Origin.SIGNAL
         request.expected = True
+
+
+def look_closely(
+    cancellation: Cancellation, task: Any, request: Request, frame: FrameType, sink: Sink, depth: int
+) -> None:
+    """Who asks, by a stack; where it hits, by the chain of awaits; in which span. At most `depth` frames of each."""
+    record = request.owner
+    if request.root is request and request.origin in (Origin.EXPLICIT, Origin.THREAD):
+        request.stack = stack_of(frame, depth)
+        if request.by is not None and request.by is request.by.loop.running:
+            request.open_span = sink.open_span(request.by, None)
+    # Of one that was started eagerly past us no step was seen.
+    if record.step_started == 0 and (record.steps or getattr(task.get_coro(), "cr_suspended", False)):
+        cancellation.hit = walk(task, depth)
+    if TELLS_CONTEXT:
+        cancellation.parent = sink.open_span(record, task.get_context())
 
 
 def note_who_hands_over(loop: Any, callback: Any) -> None:

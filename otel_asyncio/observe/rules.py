@@ -5,6 +5,7 @@ Read in CPython 3.11 to 3.15; a function that a release does not have is left ou
 
 from __future__ import annotations
 
+import weakref
 from asyncio import runners, taskgroups, tasks, timeouts
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ def _of_the_group(frame: FrameType, request: Request) -> None:
     group = frame.f_locals["self"]
     parent = getattr(group._parent_task, "_otel_asyncio", None)
     if parent is request.owner:
-        request.scope = id(group)
+        request.scope, request.group = id(group), weakref.ref(group)
 
 
 def _leaving_group(frame: FrameType, request: Request, state: LoopState) -> None:

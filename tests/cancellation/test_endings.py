@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import subprocess
 import sys
@@ -33,6 +34,37 @@ async def interrupted() -> None:
     task = asyncio.create_task(child())
     asyncio.get_running_loop().call_later(0.01, signal.raise_signal, signal.SIGINT)
     await task  # at
+
+
+async def goes_on_after_a_failed_group() -> None:
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise LookupError
+
+    async def victim() -> None:
+        with contextlib.suppress(ExceptionGroup):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fail())
+        waiting.set()
+        await asyncio.Event().wait()
+
+    waiting = asyncio.Event()
+    task = asyncio.create_task(victim())
+    await waiting.wait()
+    await ways.turn()
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def test_a_group_that_failed_long_ago_is_not_what_ended_its_task(
+    run: Any, instrumented_process: Any, spans: Spans
+) -> None:
+    """Before 3.13 a group that waits for its tasks asks the task it waits in, and takes nothing back."""
+    run(goes_on_after_a_failed_group())
+    counted = instrumented_process.observation.counters.cancellations
+    assert +counted == {("task_group", "converted", False): 1, ("explicit", "delivered", True): 1}
+    (said,) = cancels(spans).values()
+    assert (said["asyncio.cancel.origin"], said["asyncio.cancel.requests"]) == ("explicit", 1)
 
 
 async def stopped() -> None:
