@@ -1,9 +1,17 @@
-/* The fields that every step touches, as the bases of TaskRecord, Unrecorded and LoopState. */
+/* The fields that every task and step touches, as the bases of TaskRecord, Unrecorded, Shard and LoopState. */
 
 #include "compiled.h"
 
 #define OBJECT(type, field) {#field, T_OBJECT, offsetof(type, field), 0, NULL}
-#define NUMBER(field) {#field, T_LONGLONG, offsetof(TimedCell, field), 0, NULL}
+#define NUMBER(type, field) {#field, T_LONGLONG, offsetof(type, field), 0, NULL}
+
+#define EACH_OF_TIMED(DO)                                                                       \
+    DO(loop) DO(kind) DO(code) DO(qualname) DO(made_at) DO(outcome) DO(span) DO(task)          \
+    DO(problem) DO(cancellation) DO(name) DO(waits) DO(id) DO(creator)
+
+#define EACH_OF_LOOP(DO) \
+    DO(shard) DO(unrecorded) DO(running) DO(innermost) DO(step) DO(alive) DO(watch) DO(shutdown) \
+    DO(observation) DO(expected)
 
 static int
 cell_traverse(PyObject *self, visitproc visit, void *arg)
@@ -23,16 +31,16 @@ cell_clear(PyObject *self)
 static int
 timed_traverse(PyObject *self, visitproc visit, void *arg)
 {
-    Py_VISIT(((TimedCell *)self)->loop);
-    Py_VISIT(((TimedCell *)self)->kind);
+#define VISIT_OF_TIMED(field) Py_VISIT(((TimedCell *)self)->field);
+    EACH_OF_TIMED(VISIT_OF_TIMED)
     return cell_traverse(self, visit, arg);
 }
 
 static int
 timed_clear(PyObject *self)
 {
-    Py_CLEAR(((TimedCell *)self)->loop);
-    Py_CLEAR(((TimedCell *)self)->kind);
+#define CLEAR_OF_TIMED(field) Py_CLEAR(((TimedCell *)self)->field);
+    EACH_OF_TIMED(CLEAR_OF_TIMED)
     return cell_clear(self);
 }
 
@@ -40,16 +48,16 @@ static int
 loop_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(((LoopCell *)self)->running);
-    Py_VISIT(((LoopCell *)self)->innermost);
+#define VISIT_OF_LOOP(field) Py_VISIT(((LoopCell *)self)->field);
+    EACH_OF_LOOP(VISIT_OF_LOOP)
     return 0;
 }
 
 static int
 loop_clear(PyObject *self)
 {
-    Py_CLEAR(((LoopCell *)self)->running);
-    Py_CLEAR(((LoopCell *)self)->innermost);
+#define CLEAR_OF_LOOP(field) Py_CLEAR(((LoopCell *)self)->field);
+    EACH_OF_LOOP(CLEAR_OF_LOOP)
     return 0;
 }
 
@@ -88,23 +96,52 @@ static PyMemberDef cell_members[] = {OBJECT(Cell, step), {NULL, 0, 0, 0, NULL}};
 static PyMemberDef timed_members[] = {
     OBJECT(TimedCell, loop),
     OBJECT(TimedCell, kind),
-    NUMBER(created),
-    NUMBER(wall),
-    NUMBER(ended),
-    NUMBER(ready),
-    NUMBER(suspended),
-    NUMBER(first_step),
-    NUMBER(step_started),
-    NUMBER(busy),
-    NUMBER(scheduled),
-    NUMBER(max_step),
-    NUMBER(max_idle),
-    NUMBER(steps),
+    OBJECT(TimedCell, code),
+    OBJECT(TimedCell, qualname),
+    {"_made_at", T_OBJECT, offsetof(TimedCell, made_at), 0, NULL},
+    OBJECT(TimedCell, outcome),
+    OBJECT(TimedCell, span),
+    OBJECT(TimedCell, task),
+    OBJECT(TimedCell, problem),
+    OBJECT(TimedCell, cancellation),
+    OBJECT(TimedCell, name),
+    OBJECT(TimedCell, waits),
+    OBJECT(TimedCell, id),
+    OBJECT(TimedCell, creator),
+    NUMBER(TimedCell, created),
+    NUMBER(TimedCell, wall),
+    NUMBER(TimedCell, ended),
+    NUMBER(TimedCell, ready),
+    NUMBER(TimedCell, suspended),
+    NUMBER(TimedCell, first_step),
+    NUMBER(TimedCell, step_started),
+    NUMBER(TimedCell, busy),
+    NUMBER(TimedCell, scheduled),
+    NUMBER(TimedCell, max_step),
+    NUMBER(TimedCell, max_idle),
+    NUMBER(TimedCell, steps),
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMemberDef shard_members[] = {
+    NUMBER(ShardCell, started),
+    NUMBER(ShardCell, succeeded),
+    NUMBER(ShardCell, recorded),
+    NUMBER(ShardCell, steps),
+    NUMBER(ShardCell, glimpse_at),
     {NULL, 0, 0, 0, NULL},
 };
 
 static PyMemberDef loop_members[] = {
+    OBJECT(LoopCell, shard),
+    OBJECT(LoopCell, unrecorded),
     OBJECT(LoopCell, running),
+    OBJECT(LoopCell, step),
+    OBJECT(LoopCell, alive),
+    OBJECT(LoopCell, watch),
+    OBJECT(LoopCell, shutdown),
+    OBJECT(LoopCell, observation),
+    OBJECT(LoopCell, expected),
     {"metered", T_BOOL, offsetof(LoopCell, metered), 0, NULL},
     {"innermost", T_OBJECT, offsetof(LoopCell, innermost), READONLY, NULL},
     {"turn", T_LONGLONG, offsetof(LoopCell, turn), READONLY, NULL},
@@ -125,13 +162,16 @@ CELL_SLOTS(cell);
 CELL_SLOTS(timed);
 CELL_SLOTS(loop);
 
-#define CELL_FLAGS (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC)
-#define SPEC(name, title, type) \
-    static PyType_Spec name##_spec = {"otel_asyncio.observe._compiled." title, sizeof(type), 0, CELL_FLAGS, name##_slots}
+static PyType_Slot shard_slots[] = {{Py_tp_members, shard_members}, {0, NULL}};
 
-SPEC(cell, "Cell", Cell);
-SPEC(timed, "TimedCell", TimedCell);
-SPEC(loop, "LoopCell", LoopCell);
+#define BASE (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE)
+#define SPEC(name, title, type, flags) \
+    static PyType_Spec name##_spec = {"otel_asyncio.observe._compiled." title, sizeof(type), 0, flags, name##_slots}
+
+SPEC(cell, "Cell", Cell, BASE | Py_TPFLAGS_HAVE_GC);
+SPEC(timed, "TimedCell", TimedCell, BASE | Py_TPFLAGS_HAVE_GC);
+SPEC(loop, "LoopCell", LoopCell, BASE | Py_TPFLAGS_HAVE_GC);
+SPEC(shard, "ShardCell", ShardCell, BASE);
 
 int
 cells_add(PyObject *module, State *state)
@@ -142,11 +182,12 @@ cells_add(PyObject *module, State *state)
     }
     state->timed_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &timed_spec, (PyObject *)state->cell_type);
     state->loop_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &loop_spec, NULL);
-    if (state->timed_type == NULL || state->loop_type == NULL) {
+    state->shard_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &shard_spec, NULL);
+    if (state->timed_type == NULL || state->loop_type == NULL || state->shard_type == NULL) {
         return -1;
     }
     return PyModule_AddType(module, state->cell_type) || PyModule_AddType(module, state->timed_type) ||
-                   PyModule_AddType(module, state->loop_type)
+                   PyModule_AddType(module, state->loop_type) || PyModule_AddType(module, state->shard_type)
                ? -1
                : 0;
 }

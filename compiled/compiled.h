@@ -1,7 +1,8 @@
-/* The compiled hot path: the twin of otel_asyncio/observe/steps.py, which is the reference.
+/* The compiled hot path: the twin of otel_asyncio/observe/steps.py and create.py, which are the reference.
 
    Documented API only, but for three things that are tested for before they are used: where `asyncio.Handle` has its
-   slots, the C functions behind `Future.done` and `deque.append`, and what the clock behind `time.perf_counter_ns` is. */
+   slots, the C functions behind `deque.append`, `done`, `_state` and `_exception` of a future, and what the clock behind
+   `time.perf_counter_ns` is. */
 
 #ifndef OTEL_ASYNCIO_COMPILED_H
 #define OTEL_ASYNCIO_COMPILED_H
@@ -27,19 +28,33 @@ typedef struct {
     PyObject *step;
 } Cell;
 
-/* The hot part of a TaskRecord. */
+/* A TaskRecord, but for what few tasks have. */
 typedef struct {
     Cell cell;
     PyObject *loop; /* LoopCell */
-    PyObject *kind;
+    PyObject *kind, *code, *qualname, *made_at, *outcome, *span, *task, *problem, *cancellation, *name, *waits;
+    PyObject *id, *creator;
     long long created, wall, ended, ready, suspended, first_step, step_started;
     long long busy, scheduled, max_step, max_idle, steps;
 } TimedCell;
 
+/* The hot part of a Shard: what one loop has counted. */
+typedef struct {
+    PyObject_HEAD
+    long long started, succeeded, recorded, steps, glimpse_at;
+} ShardCell;
+
 /* The hot part of a LoopState. */
 typedef struct {
     PyObject_HEAD
-    PyObject *running; /* TimedCell, or None */
+    PyObject *shard;      /* ShardCell */
+    PyObject *unrecorded; /* Cell: of all its tasks that get no span */
+    PyObject *running;    /* TimedCell, or None */
+    PyObject *step;       /* of its recorded tasks */
+    PyObject *alive;      /* the set of their records */
+    PyObject *watch, *shutdown; /* the watchdog's view of it, what is known of its end; or None */
+    PyObject *observation;
+    PyObject *expected;         /* the record of a task that somebody's factory makes now, or None */
     char metered;
     /* Of the steps that run in C, without a frame of Python: the watchdog asks here for what it cannot see. */
     PyObject *innermost;             /* Cell: of the one that was begun last, or None */
@@ -60,6 +75,8 @@ typedef struct {
     PyObject *finish, *waited, *held, *adopted;
     Clock clock;
     long long longest_wait, longest_step;
+    PyObject *untold; /* a tuple of what must be empty for an end to be dealt with in C */
+    PyObject *closed, *ending, *success; /* of a timed one: the sink's, the guard around it, Outcome.SUCCESS */
 } Step;
 
 /* Where an object of `asyncio.Handle` keeps what. */
@@ -77,7 +94,8 @@ typedef struct {
 /* Everything of one interpreter. */
 typedef struct {
     Spare spare_bound, spare_handles;
-    PyTypeObject *cell_type, *timed_type, *loop_type, *step_type, *bound_type, *announcer_type, *vigil_type;
+    PyTypeObject *cell_type, *timed_type, *loop_type, *shard_type, *step_type, *bound_type, *announcer_type;
+    PyTypeObject *maker_type, *register_type, *vigil_type;
     PyTypeObject *handle_base, *handle_type; /* NULL where asyncio.Handle is not the one we know */
     HandleSlots slots;
     PyObject *base_run; /* Handle._run */
@@ -85,17 +103,31 @@ typedef struct {
     int native_clock;
     PyObject *done; /* the method `done` of the C future */
     PyCFunction call_done;
+    getter get_state, get_exception; /* of its attributes */
     PyObject *append; /* the method `append` of a deque */
     PyTypeObject *deque_type;
     PyCFunction call_append;
     PyObject *s_otel_asyncio, *s_done, *s_self, *s_ready, *s_debug, *s_closed, *s_context;
-    PyObject *s_shard, *s_delays, *s_offer, *s_append, *s_source_traceback;
+    PyObject *s_shard, *s_delays, *s_offer, *s_append, *s_source_traceback, *s_finished;
+    PyObject *s_name, *s_loop, *s_task, *s_place, *s_unwanted, *s_switch_off_creation;
+    PyObject *s_task_factory, *s_get_task_factory, *s_is_closed, *s_cr_code, *s_qualname, *s_parent;
+    PyObject *s_make_sure_of_running, *s_stir, *s_abandon, *s_failed, *s_fail, *s_get_name, *s_durations, *s_eager_start;
+    PyObject *getframe, *one; /* sys._getframe, and 1 */
     PyObject *context_keyword; /* ("context",) */
+    PyObject *task_keywords;   /* ("loop", "name", "context") */
 } State;
 
 extern struct PyModuleDef compiled_module;
 
 State *state_of(PyTypeObject *type);
+
+/* Whether an answer is `expected`; takes the reference. Negative where there is none, but an exception. */
+static inline int
+is_answer(PyObject *answer, PyObject *expected)
+{
+    Py_XDECREF(answer);
+    return answer == NULL ? -1 : answer == expected;
+}
 
 /* A new object out of the spare ones, not yet tracked by the garbage collector; NULL, without exception: none left. */
 static inline PyObject *
@@ -141,6 +173,11 @@ clock_now(Clock *clock, long long *now)
 
 /* cells.c */
 int cells_add(PyObject *module, State *state);
+static inline ShardCell *
+shard_of(State *state, LoopCell *loop)
+{
+    return loop->shard != NULL && PyObject_TypeCheck(loop->shard, state->shard_type) ? (ShardCell *)loop->shard : NULL;
+}
 
 /* steps.c */
 int steps_add(PyObject *module, State *state);
@@ -149,8 +186,10 @@ int step_run(State *state, Step *step, PyObject *record, PyObject *task, PyObjec
 PyObject *step_bind(State *state, Step *step, PyObject *record, PyObject *task, PyObject *callback, PyObject *loop,
                     PyObject *raised);
 PyObject *take_raised(void);
+void raise_again(PyObject *raised);
 
 /* handles.c */
+int offset_of(PyTypeObject *type, const char *name, Py_ssize_t *offset);
 PyObject *use_handles(PyObject *module, PyObject *handle);
 PyObject *handle_for_step(State *state, Step *step, PyObject *record, PyObject *task, PyObject *callback,
                           PyObject *arg, PyObject *loop, PyObject *context);
@@ -159,6 +198,14 @@ PyObject *handle_plain(State *state, PyObject *callback, PyObject *const *args, 
 
 /* announce.c */
 int announce_add(PyObject *module, State *state);
+
+/* create.c */
+int create_add(PyObject *module, State *state);
+
+/* spans.c */
+PyObject *copy_slots(PyObject *module, PyObject *object);
+PyObject *context_with(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
+PyObject *child_ids(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 
 /* vigil.c */
 int vigil_add(PyObject *module, State *state);

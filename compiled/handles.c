@@ -306,7 +306,7 @@ static PyType_Slot handle_slots[] = {
 
 /* ---- whether asyncio.Handle is the one we know ---- */
 
-static int
+int
 offset_of(PyTypeObject *type, const char *name, Py_ssize_t *offset)
 {
     PyObject *found = PyObject_GetAttrString((PyObject *)type, name);

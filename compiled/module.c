@@ -26,6 +26,22 @@ find_method(const char *module, const char *class, const char *name, int flags, 
     return found;
 }
 
+/* What answers an attribute of a class, if that is a C function; else NULL. */
+static getter
+find_getter(PyTypeObject *owner, const char *name)
+{
+    getter answer = NULL;
+    PyObject *found = PyObject_GetAttrString((PyObject *)owner, name);
+    if (found == NULL) {
+        PyErr_Clear();
+    }
+    else if (Py_IS_TYPE(found, &PyGetSetDescr_Type)) {
+        answer = ((PyGetSetDescrObject *)found)->d_getset->get;
+    }
+    Py_XDECREF(found);
+    return answer;
+}
+
 static int
 find_methods(State *state)
 {
@@ -41,6 +57,16 @@ find_methods(State *state)
     state->done = find_method("_asyncio", "Future", "done", METH_NOARGS, &state->call_done);
     if (state->done == NULL) {
         PyErr_Clear();
+    }
+    else if (state->call_done != NULL) {
+        state->get_state = find_getter(PyDescr_TYPE(state->done), "_state");
+        state->get_exception = find_getter(PyDescr_TYPE(state->done), "_exception");
+    }
+    state->getframe = Py_XNewRef(PySys_GetObject("_getframe"));
+    state->one = PyLong_FromLong(1);
+    if (state->getframe == NULL || state->one == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "sys._getframe is not there");
+        return -1;
     }
     if (state->perf_counter_ns == NULL || state->append == NULL) {
         return -1;
@@ -70,6 +96,27 @@ intern_names(State *state)
         {&state->s_offer, "offer"},
         {&state->s_append, "append"},
         {&state->s_source_traceback, "_source_traceback"},
+        {&state->s_finished, "FINISHED"},
+        {&state->s_name, "name"},
+        {&state->s_loop, "loop"},
+        {&state->s_task, "Task"},
+        {&state->s_place, "place"},
+        {&state->s_unwanted, "unwanted"},
+        {&state->s_switch_off_creation, "switch_off_creation"},
+        {&state->s_task_factory, "_task_factory"},
+        {&state->s_get_task_factory, "get_task_factory"},
+        {&state->s_is_closed, "is_closed"},
+        {&state->s_cr_code, "cr_code"},
+        {&state->s_qualname, "__qualname__"},
+        {&state->s_parent, "parent"},
+        {&state->s_make_sure_of_running, "make_sure_of_running"},
+        {&state->s_stir, "stir"},
+        {&state->s_abandon, "abandon"},
+        {&state->s_failed, "failed"},
+        {&state->s_fail, "fail"},
+        {&state->s_get_name, "get_name"},
+        {&state->s_durations, "durations"},
+        {&state->s_eager_start, "eager_start"},
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(names); i++) {
         if ((*names[i].place = PyUnicode_InternFromString(names[i].name)) == NULL) {
@@ -77,7 +124,8 @@ intern_names(State *state)
         }
     }
     state->context_keyword = PyTuple_Pack(1, state->s_context);
-    return state->context_keyword == NULL ? -1 : 0;
+    state->task_keywords = PyTuple_Pack(3, state->s_loop, state->s_name, state->s_context);
+    return state->context_keyword == NULL || state->task_keywords == NULL ? -1 : 0;
 }
 
 static int
@@ -86,7 +134,8 @@ module_exec(PyObject *module)
     State *state = PyModule_GetState(module);
     state->spare_bound.limit = state->spare_handles.limit = SPARE;
     if (intern_names(state) < 0 || find_methods(state) < 0 || cells_add(module, state) < 0 ||
-        steps_add(module, state) < 0 || announce_add(module, state) < 0 || vigil_add(module, state) < 0) {
+        steps_add(module, state) < 0 || announce_add(module, state) < 0 || create_add(module, state) < 0 ||
+        vigil_add(module, state) < 0) {
         return -1;
     }
     return PyModule_AddIntConstant(module, "INTERFACE", INTERFACE);
@@ -94,12 +143,18 @@ module_exec(PyObject *module)
 
 /* What may be part of a cycle. The rest stays until the module is freed: hooks may still be called meanwhile. */
 #define EACH_IN_CYCLES(DO)                                                                                  \
-    DO(handle_type) DO(handle_base) DO(base_run) DO(cell_type) DO(timed_type) DO(loop_type)      \
-    DO(step_type) DO(bound_type) DO(announcer_type) DO(vigil_type) DO(done) DO(append) DO(deque_type) DO(perf_counter_ns)
+    DO(handle_type) DO(handle_base) DO(base_run) DO(cell_type) DO(timed_type) DO(loop_type) DO(shard_type)  \
+    DO(step_type) DO(bound_type) DO(announcer_type) DO(maker_type) DO(register_type) DO(vigil_type)       \
+    DO(done) DO(append) DO(deque_type) DO(perf_counter_ns)
 
 #define EACH_NAME(DO)                                                                                \
     DO(s_otel_asyncio) DO(s_done) DO(s_self) DO(s_ready) DO(s_debug) DO(s_closed) DO(s_context)      \
-    DO(s_shard) DO(s_delays) DO(s_offer) DO(s_append) DO(s_source_traceback) DO(context_keyword)
+    DO(s_shard) DO(s_delays) DO(s_offer) DO(s_append) DO(s_source_traceback) DO(s_finished)          \
+    DO(s_name) DO(s_loop) DO(s_task) DO(s_place) DO(s_unwanted) DO(s_switch_off_creation)            \
+    DO(s_task_factory) DO(s_get_task_factory) DO(s_is_closed) DO(s_cr_code) DO(s_qualname)            \
+    DO(s_parent) DO(s_make_sure_of_running) DO(s_stir) DO(s_abandon) DO(s_failed) DO(s_fail)          \
+    DO(s_get_name) DO(s_durations) DO(s_eager_start) DO(getframe) DO(one)                                               \
+    DO(context_keyword) DO(task_keywords)
 
 #define VISIT(field) Py_VISIT(state->field);
 #define CLEAR(field) Py_CLEAR(state->field);
@@ -117,6 +172,7 @@ module_clear(PyObject *module)
 {
     State *state = PyModule_GetState(module);
     state->call_done = state->call_append = NULL;
+    state->get_state = state->get_exception = NULL;
     spare_drop(&state->spare_bound);
     spare_drop(&state->spare_handles);
     EACH_IN_CYCLES(CLEAR)
@@ -133,6 +189,9 @@ module_free(void *module)
 
 static PyMethodDef module_methods[] = {
     {"use_handles", use_handles, METH_O, NULL},
+    {"copy_slots", copy_slots, METH_O, NULL},
+    {"context_with", (PyCFunction)(void (*)(void))context_with, METH_FASTCALL, NULL},
+    {"child_ids", (PyCFunction)(void (*)(void))child_ids, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -148,7 +207,7 @@ static PyModuleDef_Slot module_slots[] = {
 struct PyModuleDef compiled_module = {
     PyModuleDef_HEAD_INIT,
     .m_name = "otel_asyncio.observe._compiled",
-    .m_doc = "The compiled step hook, the twin of otel_asyncio.observe.steps.",
+    .m_doc = "The compiled hot path, the twin of otel_asyncio.observe.steps, create, tasks and finishing.",
     .m_size = sizeof(State),
     .m_methods = module_methods,
     .m_slots = module_slots,

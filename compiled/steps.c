@@ -30,7 +30,7 @@ take_raised(void)
 }
 
 /* Raise it again; takes the reference. */
-static void
+void
 raise_again(PyObject *raised)
 {
 #if PY_VERSION_HEX >= 0x030C0000
@@ -121,14 +121,166 @@ is_done(State *state, PyObject *task)
 
 /* ---- one step ---- */
 
+/* Whether nothing is left to be told when a task ends. Negative on error. */
 static int
-run_counted(State *state, Step *step, PyObject *task, PyObject *callback, PyObject *const *args, Py_ssize_t nargs)
+is_all_told(PyObject *untold)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(untold); i++) {
+        Py_ssize_t size = PyObject_Size(PyTuple_GET_ITEM(untold, i));
+        if (size != 0) {
+            return size < 0 ? -1 : 0;
+        }
+    }
+    return 1;
+}
+
+/* Whether a task that is done has returned. Negative on error. */
+static int
+has_returned(State *state, PyObject *task)
+{
+    int returned = state->get_state != NULL && state->get_exception != NULL &&
+                   PyObject_TypeCheck(task, PyDescr_TYPE(state->done));
+    if (returned > 0) {
+        returned = is_answer(state->get_state(task, NULL), state->s_finished);
+    }
+    if (returned > 0) {
+        returned = is_answer(state->get_exception(task, NULL), Py_None);
+    }
+    return returned;
+}
+
+/* The end of a task that gets no span: counted, here where it has returned and that is all. */
+static int
+finish_counted(State *state, Step *step, PyObject *record, PyObject *task, PyObject *future, LoopCell *cell)
+{
+    ShardCell *shard = cell == NULL ? NULL : shard_of(state, cell);
+    int plain = shard != NULL && record == cell->unrecorded && step->untold != NULL;
+    if (plain > 0) {
+        plain = is_all_told(step->untold);
+    }
+    if (plain > 0) {
+        plain = has_returned(state, task);
+    }
+    if (plain > 0) { /* and has not been given a record of its own */
+        plain = is_answer(PyObject_GetAttr(task, state->s_otel_asyncio), record);
+    }
+    if (plain > 0) {
+        shard->succeeded++;
+    }
+    if (plain != 0) {
+        return plain < 0 ? -1 : 0;
+    }
+    PyObject *finished[] = {task, future};
+    return tell(step->finish, finished, 2);
+}
+
+static int
+is_none(PyObject *object)
+{
+    return object == NULL || object == Py_None;
+}
+
+/* Whether the end of a recorded task is the usual one: it has returned, and there is nothing to be told but its span.
+   Negative on error. */
+static int
+ends_as_usual(State *state, Step *step, TimedCell *record, PyObject *task, LoopCell *loop)
+{
+    int usual = step->closed != NULL && is_none(record->outcome) && is_none(record->cancellation) &&
+                is_none(loop->shutdown) && loop->alive != NULL && PySet_CheckExact(loop->alive);
+    if (usual > 0) {
+        usual = is_all_told(step->untold);
+    }
+    if (usual > 0) {
+        usual = has_returned(state, task);
+    }
+    if (usual > 0) {
+        usual = is_answer(PyObject_GetAttr(step->ending, state->s_failed), Py_False);
+    }
+    return usual;
+}
+
+/* shard.durations.offer(record) */
+static int
+offer_duration(State *state, ShardCell *shard, TimedCell *record)
+{
+    PyObject *durations = PyObject_GetAttr((PyObject *)shard, state->s_durations), *answer = NULL;
+    if (durations != NULL) {
+        PyObject *args[] = {durations, (PyObject *)record};
+        answer = PyObject_VectorcallMethod(state->s_offer, args, 2, NULL);
+        Py_DECREF(durations);
+    }
+    Py_XDECREF(answer);
+    return answer == NULL ? -1 : 0;
+}
+
+/* The last transition of a record, and its span: the twin of finishing.make_finish for a task that has returned. */
+static int
+end_record(State *state, Step *step, TimedCell *record, PyObject *task, LoopCell *loop, ShardCell *shard)
+{
+    PyObject *name = PyObject_CallMethodNoArgs(task, state->s_get_name);
+    if (name == NULL) {
+        return -1;
+    }
+    Py_XSETREF(record->name, name);
+    Py_XSETREF(record->outcome, Py_NewRef(step->success));
+    record->ended = record->suspended;
+    Py_CLEAR(record->task);
+    if (PySet_Discard(loop->alive, (PyObject *)record) < 0) {
+        return -1;
+    }
+    shard->succeeded++;
+    shard->recorded++;
+    shard->steps += record->steps;
+    PyObject *closed[] = {(PyObject *)record, Py_None};
+    if (tell(step->closed, closed, 2) < 0) {
+        return -1;
+    }
+    return loop->metered ? offer_duration(state, shard, record) : 0;
+}
+
+/* A failure of ours is logged and switches the telling of ends off. */
+static int
+fail_ending(State *state, Step *step)
+{
+    if (!PyErr_ExceptionMatches(PyExc_Exception)) {
+        return -1;
+    }
+    PyObject *raised = take_raised(), *answer = PyObject_CallMethodOneArg(step->ending, state->s_fail, raised);
+    Py_DECREF(raised);
+    Py_XDECREF(answer);
+    return answer == NULL ? -1 : 0;
+}
+
+/* The end of a recorded task; in Python, where it is not the usual one. */
+static int
+finish_recorded(State *state, Step *step, TimedCell *record, PyObject *task, PyObject *future)
+{
+    LoopCell *loop = (LoopCell *)record->loop;
+    ShardCell *shard = shard_of(state, loop);
+    int usual = shard == NULL ? 0 : ends_as_usual(state, step, record, task, loop);
+    if (usual < 0) {
+        return -1;
+    }
+    if (!usual) {
+        PyObject *finished[] = {(PyObject *)record, task, future == NULL ? Py_None : future};
+        return tell(step->finish, finished, 3);
+    }
+    Py_INCREF(loop);
+    Py_INCREF(shard);
+    int status = end_record(state, step, record, task, loop, shard);
+    Py_DECREF(shard);
+    Py_DECREF(loop);
+    return status < 0 ? fail_ending(state, step) : 0;
+}
+
+static int
+run_counted(State *state, Step *step, PyObject *record, PyObject *task, PyObject *callback, PyObject *const *args,
+            Py_ssize_t nargs, LoopCell *cell)
 {
     int status = tell(callback, args, nargs);
     PyObject *raised = status < 0 ? take_raised() : NULL;
     int done = is_done(state, task);
-    PyObject *finished[] = {task, nargs > 0 ? args[0] : Py_None};
-    if (done < 0 || (done && tell(step->finish, finished, 2) < 0)) {
+    if (done < 0 || (done && finish_counted(state, step, record, task, nargs > 0 ? args[0] : Py_None, cell) < 0)) {
         Py_XDECREF(raised);
         return -1;
     }
@@ -192,11 +344,7 @@ end(State *state, Step *step, TimedCell *record, PyObject *task, PyObject *futur
         return -1;
     }
     int done = is_done(state, task);
-    if (done > 0) {
-        PyObject *finished[] = {(PyObject *)record, task, future == NULL ? Py_None : future};
-        return tell(step->finish, finished, 3);
-    }
-    return done;
+    return done > 0 ? finish_recorded(state, step, record, task, future) : done;
 }
 
 static int
@@ -233,10 +381,10 @@ run_timed(State *state, Step *step, TimedCell *record, PyObject *task, PyObject 
 
 static int
 run(State *state, Step *step, PyObject *record, PyObject *task, PyObject *callback, PyObject *const *args,
-    Py_ssize_t nargs)
+    Py_ssize_t nargs, LoopCell *cell)
 {
     if (step->clock.ask == NULL) {
-        return run_counted(state, step, task, callback, args, nargs);
+        return run_counted(state, step, record, task, callback, args, nargs, cell);
     }
     if (!PyObject_TypeCheck(record, state->timed_type)) {
         PyErr_Format(PyExc_TypeError, "a timed step needs a TimedCell, not %.100s", Py_TYPE(record)->tp_name);
@@ -269,14 +417,14 @@ step_run(State *state, Step *step, PyObject *record, PyObject *task, PyObject *c
 {
     LoopCell *cell = cell_of(state, record, loop);
     if (cell == NULL) {
-        return run(state, step, record, task, callback, args, nargs);
+        return run(state, step, record, task, callback, args, nargs, NULL);
     }
     PyObject *outer = cell->innermost;
     long long turn = cell->turn;
     cell->innermost = Py_NewRef(record);
     cell->turn = ++cell->turns;
     cell->frameless++;
-    int status = run(state, step, record, task, callback, args, nargs);
+    int status = run(state, step, record, task, callback, args, nargs, cell);
     cell->frameless--;
     cell->turn = turn;
     Py_XSETREF(cell->innermost, outer);
@@ -297,11 +445,17 @@ step_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *
 static PyObject *
 step_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"plain", "finish", "clock", "waited", "held", "limits", "adopted", NULL};
-    PyObject *plain, *finish, *clock = NULL, *waited = NULL, *held = NULL, *adopted = NULL;
+    static char *names[] = {"plain", "finish", "untold", "clock", "waited", "held", "limits", "adopted", "closed", "ending", "success", NULL};
+    PyObject *plain, *finish, *clock = NULL, *waited = NULL, *held = NULL, *adopted = NULL, *untold = NULL;
+    PyObject *closed = NULL, *ending = NULL, *success = NULL;
     long long wait = 0, hold = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$OOO(LL)O:Step", names, &plain, &finish, &clock, &waited, &held, &wait,
-                                     &hold, &adopted)) {
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$O!OOO(LL)OOOO:Step", names, &plain, &finish, &PyTuple_Type, &untold,
+                                     &clock, &waited, &held, &wait, &hold, &adopted, &closed, &ending, &success)) {
+        return NULL;
+    }
+    if ((closed == NULL) != (ending == NULL) || (closed == NULL) != (success == NULL) ||
+        (closed != NULL && (untold == NULL || clock == NULL))) {
+        PyErr_SetString(PyExc_TypeError, "a timed step ends in C with all of untold, closed, ending, success, or not");
         return NULL;
     }
     if ((clock == NULL) != (waited == NULL) || (clock == NULL) != (held == NULL) ||
@@ -319,6 +473,10 @@ step_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     step->waited = Py_XNewRef(waited);
     step->held = Py_XNewRef(held);
     step->adopted = Py_XNewRef(adopted);
+    step->untold = Py_XNewRef(untold);
+    step->closed = Py_XNewRef(closed);
+    step->ending = Py_XNewRef(ending);
+    step->success = Py_XNewRef(success);
     step->longest_wait = wait;
     step->longest_step = hold;
     if (clock != NULL && clock_set(state_of(type), &step->clock, clock) < 0) {
@@ -345,6 +503,10 @@ step_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(step->waited);
     Py_VISIT(step->held);
     Py_VISIT(step->adopted);
+    Py_VISIT(step->untold);
+    Py_VISIT(step->closed);
+    Py_VISIT(step->ending);
+    Py_VISIT(step->success);
     Py_VISIT(step->clock.ask);
     return 0;
 }
@@ -358,6 +520,10 @@ step_clear(PyObject *self)
     Py_CLEAR(step->waited);
     Py_CLEAR(step->held);
     Py_CLEAR(step->adopted);
+    Py_CLEAR(step->untold);
+    Py_CLEAR(step->closed);
+    Py_CLEAR(step->ending);
+    Py_CLEAR(step->success);
     Py_CLEAR(step->clock.ask);
     return 0;
 }

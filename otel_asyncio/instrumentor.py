@@ -29,6 +29,7 @@ from otel_asyncio.observe.deadlines import ends_a_wait_for
 from otel_asyncio.observe.flavour import FLAVOUR, reason
 from otel_asyncio.observe.growth import Growing
 from otel_asyncio.observe.hanging import Hanging
+from otel_asyncio.observe.hotpath import make_factory
 from otel_asyncio.observe.install import install_on_classes, install_on_loop
 from otel_asyncio.observe.loops import nothing
 from otel_asyncio.observe.observation import Observation
@@ -242,12 +243,7 @@ def task_factory(
             raise
 
     if inner is None:
-
-        def factory(loop: Any, coro: Any, **kwargs: Any) -> Any:
-            return construct(coro, loop=loop, **kwargs)
-
-        return factory
-
+        return make_factory(observation, construct)
     if inner is getattr(asyncio, "eager_task_factory", None):
         # asyncio's own product, with our constructor: anyio recognises it by its code and then starts lazily.
         return asyncio.create_eager_task_factory(construct)  # type: ignore[attr-defined,no-any-return,unused-ignore]

@@ -103,6 +103,7 @@ def test_a_step_that_no_loop_runs_is_the_one_in_python(arguments: Any) -> None:
         {"plain": print},
         {"plain": print, "finish": print, "clock": print},
         {"plain": print, "finish": print, "limits": 3},
+        {"plain": print, "finish": print, "untold": []},
         {"nothing": 1},
     ],
     ids=repr,
@@ -152,12 +153,13 @@ async def many_tasks() -> None:
 
 
 @pytest.mark.parametrize("debug", (False, True), ids=("plain", "debug"))
-def test_nothing_leaks_over_many_runs(new_loop: NewLoop, debug: bool) -> None:
+@pytest.mark.parametrize("root_tasks", ("all", "none"))
+def test_nothing_leaks_over_many_runs(new_loop: NewLoop, root_tasks: str, debug: bool) -> None:
     """Blocks of memory after each run: from the third on, as many as before."""
     blocks = []
     for _ in range(6):
         spans = Spans()
-        with instrumented(spans):
+        with instrumented(spans, root_tasks=root_tasks):
             run_on(new_loop, many_tasks(), debug=debug)
         spans.sdk.shutdown()
         del spans
@@ -211,6 +213,7 @@ def test_after_a_fork_the_child_goes_on() -> None:
 
 NO_MEMORY = """
 import asyncio, contextvars, sys, _testcapi
+from opentelemetry import context, trace
 from opentelemetry.sdk.trace import TracerProvider
 from otel_asyncio import AsyncioInstrumentor, Settings
 
@@ -291,8 +294,28 @@ def run(loop, n):
     task._log_destroy_pending = False
     return failed or not task.done() or task.exception() is not None
 
+unsampled = contextvars.copy_context()
+unsampled.run(context.attach, trace.set_span_in_context(trace.NonRecordingSpan(trace.SpanContext(1, 2, False))))
+
+def created(loop, n):
+    unsampled.run(loop.create_task, wait(loop.create_future())).cancel()  # from here on the surroundings are known
+    go_on(loop)
+    coro, make, shard = wait(loop.create_future()), loop.create_task, loop._otel_asyncio.shard
+    made, before = [None], shard.started
+
+    def act():
+        made[0] = unsampled.run(make, coro, name="a name")
+
+    failed = without_memory(n, act)
+    assert shard.started - before == (not failed), n
+    coro.close()
+    if made[0] is not None:
+        made[0]._log_destroy_pending = False
+    loop._ready.clear()
+    return failed
+
 failures = {}
-for attempt in plain, announced, cancelled, run:
+for attempt in plain, announced, cancelled, run, created:
     loop = asyncio.new_event_loop()
     attempt(loop, 10**6)
     failures[attempt.__name__] = sum(attempt(loop, n) for n in range(40))
@@ -308,7 +331,7 @@ def test_an_allocation_that_fails_is_a_memory_error_and_no_step_is_lost() -> Non
     done = run_python(NO_MEMORY)
     assert done.returncode == 0, done.stderr
     failures = ast.literal_eval(done.stdout)
-    assert all(failures[what] for what in ("plain", "announced", "cancelled")), failures
+    assert all(failures[what] for what in ("plain", "announced", "cancelled", "created")), failures
 
 
 @needs_python(3, 13)

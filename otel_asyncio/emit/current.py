@@ -7,6 +7,7 @@ instead of 0.7); any other runtime context goes through the public functions.
 from __future__ import annotations
 
 import contextvars
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as context_api
@@ -14,6 +15,8 @@ from opentelemetry.context.context import Context
 from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 from opentelemetry.instrumentation import utils
 from opentelemetry.trace.propagation import _SPAN_KEY
+
+from otel_asyncio.observe.flavour import extension
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -61,6 +64,10 @@ def context_with(span: Span, telemetry: Mapping[str, Any]) -> contextvars.Contex
     alone = len(telemetry) == (SPAN_KEY in telemetry)
     context.run(_make_current, Context({SPAN_KEY: span} if alone else {**telemetry, SPAN_KEY: span}))
     return context
+
+
+if not TYPE_CHECKING and extension is not None and _VARIABLE is not None and issubclass(Context, dict):
+    context_with = partial(extension.context_with, _VARIABLE, Context, SPAN_KEY)
 
 
 def make_current_in(context: contextvars.Context, telemetry: Context) -> None:

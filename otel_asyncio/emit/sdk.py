@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk import trace as sdk
 from opentelemetry.sdk.trace import sampling
 from opentelemetry.trace import (
-    DEFAULT_TRACE_STATE,
     SpanContext,
     SpanKind,
     Status,
     StatusCode,
     TraceFlags,
-    TraceState,
 )
 
 from otel_asyncio.emit import names
 from otel_asyncio.emit.attributes import TaskAttributes, end_attributes, start_attributes
 from otel_asyncio.emit.errors import record_error
+from otel_asyncio.emit.ids import child_ids
 from otel_asyncio.emit.lineage import identify
 from otel_asyncio.emit.processors import is_silent, taker
 from otel_asyncio.emit.taskspan import MADE_LATE, TaskSpan
+from otel_asyncio.observe.flavour import extension
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,18 +45,19 @@ _RECORD_ONLY, _RECORD_AND_SAMPLE = sampling.Decision.RECORD_ONLY, sampling.Decis
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-def _ids_maker() -> Callable[[tuple[int, int, bool, TraceFlags, TraceState, bool]], SpanContext]:
-    """`SpanContext` without its Python-level constructor, where it is the tuple we know; else the constructor."""
-    probe = SpanContext(1, 2, False, TraceFlags(_SAMPLED), DEFAULT_TRACE_STATE)
-    if isinstance(probe, tuple) and tuple(probe) == (1, 2, False, TraceFlags(_SAMPLED), DEFAULT_TRACE_STATE, True):
-        return partial(tuple.__new__, SpanContext)
-    return lambda parts: SpanContext(*parts[:5])
-
-
-_make_ids = _ids_maker()
 _blank: Callable[[type[TaskSpan]], TaskSpan] = object.__new__  # without the SDK's constructors, which run when asked
 _WITH_IDS = {TaskSpan} | ({sdk._Span} if "_context" in MADE_LATE else set())
 """The spans whose ids are read directly, once they have them."""
+
+
+def _new_span(spans: SdkSpans) -> TaskSpan:
+    """The span of a task about to be made, but for what tells it from any other."""
+    span = _blank(TaskSpan)
+    span.spans = spans
+    span._context = span.parent_ids = None
+    span.touched = span.dropped = span.nested = span.yielded = False
+    span.decision, span.extra, span.links_at_end = _RECORD_AND_SAMPLE, _NOTHING, ()
+    return span
 
 
 def supports(tracer: object) -> bool:
@@ -83,16 +84,16 @@ class SdkSpans:
         metrics = getattr(tracer, "_tracer_metrics", None)
         self._metrics = None if metrics is None or type(metrics).__name__ == "NoOpTracerMetrics" else metrics
         self._new_span_id = tracer.id_generator.generate_span_id
+        self._new_span: Callable[[], TaskSpan] = (
+            partial(_new_span, self) if extension is None else partial(extension.copy_slots, _new_span(self))
+        )
 
     def open(self, record: TaskRecord, place: Place) -> TaskSpan | None:
         """The span of a task about to be made; None if the sampler, or the tracer's configurator, refuses it."""
         if not self._is_enabled():
             return None
-        span = _blank(TaskSpan)
-        span.spans, span.record, span.place, span.above = self, record, place, place.parent
-        span._context = span.parent_ids = None
-        span.touched = span.dropped = span.nested = span.yielded = False
-        span.decision, span.extra, span.links_at_end = _RECORD_AND_SAMPLE, _NOTHING, ()
+        span = self._new_span()
+        span.record, span.place, span.above = record, place, place.parent
         if getattr(self._multi, "_span_processors", None) is not self._processors:
             self._meet_processors()
         if not self._silent:
@@ -117,13 +118,12 @@ class SdkSpans:
         above = span.above
         if above is not None and self._children_are_sampled:
             parent = above._context if type(above) in _WITH_IDS else above.get_span_context()
-            trace_id, _, is_remote, inherited, state, is_valid = parent
-            if is_valid and inherited & _SAMPLED and not is_remote:
-                span.parent_ids = parent
-                span._context = _make_ids((trace_id, self._new_span_id(), False, inherited, state, True))
+            ids = child_ids(parent, self._new_span_id)
+            if ids is not None:
+                span.parent_ids, span._context = parent, ids
                 return
-        parent, ids = span.find_parent(), self._tracer.id_generator
-        trace_id = ids.generate_trace_id() if parent is None else parent.trace_id
+        parent, generator = span.find_parent(), self._tracer.id_generator
+        trace_id = generator.generate_trace_id() if parent is None else parent.trace_id
         result = self._tracer.sampler.should_sample(
             span.sampling_context(),
             trace_id,
@@ -135,8 +135,10 @@ class SdkSpans:
         span.extra, span.decision = result.attributes or {}, result.decision
         span.dropped = not result.decision.is_recording()
         flags = _SAMPLED if result.decision.is_sampled() else 0
-        flags |= _random_flag(ids) if parent is None else parent.trace_flags & _RANDOM
-        span._context = SpanContext(trace_id, ids.generate_span_id(), False, TraceFlags(flags), result.trace_state)
+        flags |= _random_flag(generator) if parent is None else parent.trace_flags & _RANDOM
+        span._context = SpanContext(
+            trace_id, generator.generate_span_id(), False, TraceFlags(flags), result.trace_state
+        )
 
     def materialise(self, span: TaskSpan) -> None:
         """Become a whole span of the SDK: run its own constructor, with the ids and the start that the span has."""
@@ -214,7 +216,10 @@ class SdkSpans:
 
     def _hand_over(self, span: TaskSpan) -> None:
         """End as it is: what the processors read of it is made when they read it."""
-        span.let_go()
+        if span.place is not None and span.place.spawner is not None:
+            span.let_go()
+        else:
+            span.above = span.place = None
         if self._metrics is not None:
             self._metrics.start_span(span.parent_ids, span.decision)()
         if span.decision is _RECORD_ONLY:
@@ -230,16 +235,16 @@ class SdkSpans:
         """
         if getattr(self._multi, "_span_processors", None) is not self._processors:
             self._meet_processors()
-        trace_id, _, _, flags, state, _ = parent
         plain = self._silent and self._plain_limits and self._children_are_sampled and self._is_enabled()
-        if not plain or not flags & _SAMPLED:
+        ids = child_ids(parent, self._new_span_id) if plain else None
+        if ids is None:
             return False
         tracer = self._tracer
         if self._metrics is not None:
             self._metrics.start_span(parent, _RECORD_AND_SAMPLE)()
         span = sdk.ReadableSpan(
             name=name,
-            context=_make_ids((trace_id, self._new_span_id(), False, flags, state, True)),
+            context=ids,
             parent=parent,
             resource=tracer.resource,
             attributes=attributes,

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Any
 from otel_asyncio.observe.flavour import extension
 
 if TYPE_CHECKING:
-    from otel_asyncio.observe.records import TaskRecord
+    from otel_asyncio.observe.counters import Shard
+    from otel_asyncio.observe.observation import Observation
+    from otel_asyncio.observe.records import TaskRecord, Unrecorded
+    from otel_asyncio.observe.shutdown import Shutdown
+    from otel_asyncio.observe.watch import Watch
 
 
 class Cell:
@@ -18,33 +22,82 @@ class Cell:
 
 
 class TimedCell(Cell):
-    """The fields of a record that every step writes. Compiled, they are plain integers."""
+    """The fields of a record that every task has. Compiled, what the steps write are plain integers."""
 
     __slots__ = (
+        "_made_at",
         "busy",
+        "cancellation",
+        "code",
         "created",
+        "creator",
         "ended",
         "first_step",
+        "id",
         "kind",
         "loop",
         "max_idle",
         "max_step",
+        "name",
+        "outcome",
+        "problem",
+        "qualname",
         "ready",
         "scheduled",
+        "span",
         "step_started",
         "steps",
         "suspended",
+        "task",
+        "waits",
         "wall",
     )
 
 
+class ShardCell:
+    """The fields of a loop's counters that every task touches."""
+
+    __slots__ = ("glimpse_at", "recorded", "started", "steps", "succeeded")
+    started: int
+    succeeded: int
+    """Tasks created, and those of them that returned: nearly all do, and a slot costs half of a key in a table."""
+    recorded: int
+    steps: int
+    """Recorded tasks that have ended, and their steps."""
+    glimpse_at: int
+    """How many tasks have been started when the next one that is only counted gets a `Glimpse`."""
+
+
 class LoopCell:
-    """The fields of a loop's state that every step looks at.
+    """The fields of a loop's state that every task and step looks at.
 
     Compiled steps, which leave no frame, say here that they run; of those in Python the frames tell (`looks`).
     """
 
-    __slots__ = ("metered", "running")
+    __slots__ = (
+        "alive",
+        "expected",
+        "metered",
+        "observation",
+        "running",
+        "shard",
+        "shutdown",
+        "step",
+        "unrecorded",
+        "watch",
+    )
+    observation: Observation
+    shard: Shard
+    step: Any
+    """The step of its recorded tasks."""
+    alive: set[TaskRecord]
+    """The records of those that have not ended."""
+    watch: Watch | None
+    shutdown: Shutdown | None
+    expected: TaskRecord | None
+    """The record of a task that somebody's factory makes now."""
+    unrecorded: Unrecorded
+    """Stands in for the record of each of its tasks that get no span."""
     running: TaskRecord | None
     metered: bool
     """Whether somebody reads the metrics, so that it pays to keep samples and to time the loop."""
@@ -57,4 +110,5 @@ class LoopCell:
 
 
 if not TYPE_CHECKING and extension is not None:
-    Cell, TimedCell, LoopCell = extension.Cell, extension.TimedCell, extension.LoopCell
+    Cell, TimedCell = extension.Cell, extension.TimedCell
+    ShardCell, LoopCell = extension.ShardCell, extension.LoopCell

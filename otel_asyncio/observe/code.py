@@ -67,22 +67,22 @@ class CodeInfo(NamedTuple):
 
 
 # The ids of code that a search for the maker of a task passes over, so that the search is one look-up a frame.
-_passed: set[int] = set()
+passed: set[int] = set()
 
 _UNKNOWN = CodeInfo(None, "", None, None, False, None, False, False)
-_infos: dict[int, CodeInfo] = {}
+infos: dict[int, CodeInfo] = {}
 
 
 def info_of(code: CodeType, module: str | None = None) -> CodeInfo:
     """The facts of a code object; cached by identity, because the hash of a code object reads all of it."""
-    info = _infos.get(id(code))
+    info = infos.get(id(code))
     if info is None:
-        if len(_infos) >= _CACHE_SIZE:
-            _infos.clear()
-            _passed.clear()
-        info = _infos[id(code)] = _inspect(code, module)
+        if len(infos) >= _CACHE_SIZE:
+            infos.clear()
+            passed.clear()
+        info = infos[id(code)] = _inspect(code, module)
         if info.internal and not info.entry_point:
-            _passed.add(id(code))
+            passed.add(id(code))
     return info
 
 
@@ -123,7 +123,7 @@ def describe(coro: Any) -> tuple[CodeInfo, str]:
     Any awaitable that a task accepts will do: what has no code or no name is described by its type.
     """
     try:
-        info = _infos[id(coro.cr_code)]
+        info = infos[id(coro.cr_code)]
     except (AttributeError, KeyError):
         return _describe_new(coro)
     return (info, coro.__qualname__) if info.wrapped is None else _describe_new(coro)
@@ -181,8 +181,8 @@ def creation_point(depth: int, frame: FrameType | None = None) -> tuple[CodeType
     while frame is not None:
         code = frame.f_code
         key = id(code)
-        if key not in _passed:
-            info = _infos.get(key) or info_of(code, frame.f_globals.get("__name__"))
+        if key not in passed:
+            info = infos.get(key) or info_of(code, frame.f_globals.get("__name__"))
             if not info.internal:
                 return code, frame.f_lasti
             if info.entry_point and asyncio._get_running_loop() is not None:
@@ -193,7 +193,7 @@ def creation_point(depth: int, frame: FrameType | None = None) -> tuple[CodeType
 
 def is_program(code: CodeType) -> bool:
     """Whether this is known to be code of the program; not of one that has not been looked at yet."""
-    info = _infos.get(id(code))
+    info = infos.get(id(code))
     return info is not None and not info.internal
 
 

@@ -1,20 +1,22 @@
-"""The compiled hot path: the same makers as in `steps`, of callables that are written in C (`compiled/`).
+"""The compiled hot path: the same makers as in `steps` and `create`, of callables that are written in C (`compiled/`).
 
 A step that runs in C leaves no frame; the loop's cell says meanwhile that it runs (`LoopCell`). Steps that a loop does
 not run by itself are Python's: those of eager starts, of tasks that are being cancelled, and of a loop in debug mode.
+So is the making of whatever is not a task of a coroutine on a loop without a factory.
 """
 
 from __future__ import annotations
 
-from asyncio import events
+from asyncio import events, tasks
 from functools import WRAPPER_ASSIGNMENTS, update_wrapper
 from typing import TYPE_CHECKING, Any
 
-from otel_asyncio.observe import steps
+from otel_asyncio.observe import code, create, records, steps
 from otel_asyncio.observe.flavour import extension
-from otel_asyncio.observe.records import Kind
+from otel_asyncio.observe.glimpses import glimpse
+from otel_asyncio.observe.records import EAGER_TASKS, Kind, Outcome, TaskRecord
 from otel_asyncio.observe.steps import PY_STEPS, STEP_TYPE, STOCK_CALL_SOON
-from otel_asyncio.observe.tasks import drop_own_frames
+from otel_asyncio.observe.tasks import drop_own_frames, hidden, make_recorded, observed_classes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +46,7 @@ def make_call_soon_of(observation: Observation, original: Callable[..., Any], lo
 def make_step(observation: Observation) -> Any:
     """The step of a recorded task."""
     limits = observation.limits
+    untold = observation.timeouts.pending, observation.outbox
     return extension.Step(
         steps.make_step(observation),
         observation.finish,
@@ -52,9 +55,73 @@ def make_step(observation: Observation) -> Any:
         held=observation.held,
         limits=(min(limits.wait, limits.long), limits.step),
         adopted=Kind.ADOPTED,
+        untold=untold,
+        closed=observation.sink.closed,
+        ending=observation.ending,
+        success=Outcome.SUCCESS,
     )
 
 
 def make_unrecorded_step(observation: Observation) -> Any:
-    """The step of a task that gets no span: its end is counted."""
-    return extension.Step(steps.make_unrecorded_step(observation), observation.finish_unrecorded)
+    """The step of a task that gets no span: its end is counted; in C, where it has returned and that is all."""
+    untold = observation.timeouts.pending, observation.outbox
+    return extension.Step(steps.make_unrecorded_step(observation), observation.finish_unrecorded, untold=untold)
+
+
+def make_create_task(observation: Observation, original: Callable[..., Any]) -> Callable[..., Any]:
+    """The `create_task` that makes observed tasks, for a class whose own is `original`."""
+    if create.is_wrapped(original):
+        return create.make_create_task(observation, original)
+    make = _make_maker(observation, stock=create.has_known_loops(original), factory=False)
+    return create.make_create_task(observation, original, make)
+
+
+def make_factory(observation: Observation, construct: Callable[..., Any]) -> Callable[..., Any]:
+    """A task factory; what is not usual is for `construct`."""
+    make = _make_maker(observation, stock=False, factory=True)
+
+    def factory(loop: Any, coro: Any, **kwargs: Any) -> Any:
+        task = make(loop, coro, **kwargs)
+        return construct(coro, loop=loop, **kwargs) if task is NotImplemented else task
+
+    return factory
+
+
+def _make_maker(observation: Observation, *, stock: bool, factory: bool) -> Any:
+    """What makes tasks in the usual case: `make(loop, coro, name, context)`, `make(loop, coro, **kwargs)`.
+
+    `stock`: whether the attributes of its loops are asyncio's own; `factory`: whether it is called as one.
+    """
+    return extension.Maker(
+        not_given=create.NOT_GIVEN,
+        observation=observation,
+        sink=observation.sink,
+        surroundings=observation.sink.surroundings,
+        opened=observation.sink.opened,
+        clock=observation.clock.monotonic_ns,
+        wall=observation.clock.wall_ns,
+        tasks=tasks,
+        task=tasks.Task,
+        plain=observation.plain_classes[tasks.Task],
+        observed=observed_classes[tasks.Task],
+        stock=stock,
+        factory=factory,
+        recorded=make_recorded,
+        glimpse=glimpse,
+        hide=hidden,
+        record_type=TaskRecord,
+        lost=TaskRecord.lost,
+        kind=Kind.TASK,
+        next_id=records.next_id,
+        infos=code.infos,
+        passed=code.passed,
+        find_point=code.creation_point,
+        get_running_loop=events._get_running_loop,
+        eager_tasks=EAGER_TASKS,
+    )
+
+
+def make_register(registry: Any) -> Callable[[Any], None]:
+    """The `add` of asyncio's weak set of tasks, which tells of those that we do not know yet."""
+    plain = create.make_register(registry)
+    return extension.Register(plain, registry.data, registry._pending_removals, registry._remove)  # type: ignore[no-any-return]

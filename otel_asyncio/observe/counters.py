@@ -6,6 +6,7 @@ import threading
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from otel_asyncio.observe.cells import ShardCell
 from otel_asyncio.observe.records import NEVER, Outcome
 from otel_asyncio.observe.samples import Samples
 
@@ -32,7 +33,7 @@ class Work(NamedTuple):
     steps: int
 
 
-class Shard:
+class Shard(ShardCell):
     """What one loop counted. Written only by the thread that runs the loop, read by anybody."""
 
     __slots__ = (
@@ -44,17 +45,12 @@ class Shard:
         "delays",
         "durations",
         "ended",
-        "glimpse_at",
         "glimpsed",
         "glimpsed_steps",
         "idle",
         "jitter",
         "loop",
         "probed",
-        "recorded",
-        "started",
-        "steps",
-        "succeeded",
         "timeouts",
         "turns",
     )
@@ -62,14 +58,11 @@ class Shard:
     def __init__(self, loop: LoopName) -> None:
         self.loop = loop
         self.started = self.succeeded = 0
-        """Tasks created, and those of them that returned: nearly all do, and a slot costs half of a key in a table."""
         self.recorded = self.steps = self.glimpsed = self.glimpsed_steps = self.counted_steps = 0
-        """Recorded tasks that have ended and their steps, those with a glimpse and theirs, what steps the others are
-        thought to have had."""
+        """Tasks with a glimpse and their steps, what steps those without one are thought to have had."""
         self.turns = 0
         """Of the loop, where its selector is timed."""
         self.glimpse_at = NEVER
-        """How many tasks have been started when the next one that is only counted gets a `Glimpse`."""
         self.jitter = 0
         self.ended: dict[str, int] = dict.fromkeys(Outcome, 0)
         """Tasks that ended otherwise, by outcome."""

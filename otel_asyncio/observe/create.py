@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
+import weakref
 from asyncio import base_events
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
@@ -15,30 +16,37 @@ from otel_asyncio.observe.tasks import drop_own_frames, hide_own_frames, make_fo
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from otel_asyncio.observe.loops import LoopState
     from otel_asyncio.observe.observation import Observation
 
 _EAGER_FACTORY: Any = getattr(getattr(asyncio, "eager_task_factory", None), "__code__", None)
 _STOCK = base_events.BaseEventLoop.create_task
-_NOT_GIVEN: Any = object()  # a factory gets the keywords that the program gave, and no others
+NOT_GIVEN: Any = object()  # a factory gets the keywords that the program gave, and no others
 
 
-def make_create_task(observation: Observation, original: Callable[..., Any]) -> Callable[..., Any]:
+def make_create_task(  # noqa: C901 - written out, it runs for every task
+    observation: Observation, original: Callable[..., Any], make: Callable[..., Any] | None = None
+) -> Callable[..., Any]:
     """The `create_task` that makes observed tasks, for a class whose own is `original`.
 
+    `make`, where the usual case is compiled, makes the task of `(loop, coro, name, context)`, or says NotImplemented.
     A factory that the program has set wins and is composed with; `get_task_factory()` goes on telling the truth. The
-    first branch is the usual case, written out: a coroutine, no factory, no keyword but name and context; of these, the
-    tasks under an unsampled span are told by one look at their surroundings.
+    usual case is written out: a coroutine, no factory, no keyword but name and context; of these, the tasks under an
+    unsampled span are told by one look at their surroundings.
     """
     enrol, plain_classes = observation.enrol, observation.plain_classes
-    stock = original is _STOCK and is_stock(_STOCK, "_check_closed")  # whose attributes are known; others are asked
-    wrapped = not stock and _is_wrapped(original)
+    stock, wrapped = has_known_loops(original), is_wrapped(original)
     elaborate = _make_elaborate(observation, original, wrapped=wrapped)
-    tasks, not_given = asyncio.tasks, _NOT_GIVEN
+    tasks, not_given = asyncio.tasks, NOT_GIVEN
     usual = None if wrapped else CoroutineType
     sink, surroundings = observation.sink, observation.sink.surroundings
     Task, Plain = tasks.Task, plain_classes[tasks.Task]  # noqa: N806 - as they are now; both may be exchanged
 
-    def create_task(self: Any, coro: Any, *, name: Any = _NOT_GIVEN, context: Any = _NOT_GIVEN, **extra: Any) -> Any:
+    def create_task(self: Any, coro: Any, *, name: Any = NOT_GIVEN, context: Any = NOT_GIVEN, **extra: Any) -> Any:
+        if make is not None and not extra:
+            task = make(self, coro, name, context)
+            if task is not NotImplemented:
+                return task
         factory = self._task_factory if stock else self.get_task_factory()
         if factory is not None or type(coro) is not usual or (self._closed if stock else self.is_closed()) or extra:
             try:
@@ -70,9 +78,23 @@ def make_create_task(observation: Observation, original: Callable[..., Any]) -> 
     return create_task
 
 
-def _is_wrapped(original: Any) -> bool:
+def make_factory(_: Observation, construct: Callable[..., Any]) -> Callable[..., Any]:
+    """A task factory that makes tasks as `construct` does."""
+
+    def factory(loop: Any, coro: Any, **kwargs: Any) -> Any:
+        return construct(coro, loop=loop, **kwargs)
+
+    return factory
+
+
+def has_known_loops(original: Any) -> bool:
+    """Whether this is asyncio's own, for loops whose attributes are known; others are asked."""
+    return original is _STOCK and is_stock(_STOCK, "_check_closed")
+
+
+def is_wrapped(original: Any) -> bool:
     """Whether somebody has put a function of theirs around the loop's own, which they want to be called."""
-    return inspect.isfunction(original) or hasattr(original, "__wrapped__")
+    return not has_known_loops(original) and (inspect.isfunction(original) or hasattr(original, "__wrapped__"))
 
 
 def _make_elaborate(observation: Observation, original: Callable[..., Any], *, wrapped: bool) -> Callable[..., Any]:
@@ -81,9 +103,9 @@ def _make_elaborate(observation: Observation, original: Callable[..., Any], *, w
     calls_eagerly = original is _STOCK or sys.version_info < (3, 13)
 
     def elaborate(loop: Any, coro: Any, name: Any, context: Any, given: dict[str, Any]) -> Any:
-        if name is not _NOT_GIVEN:
+        if name is not NOT_GIVEN:
             given["name"] = name
-        if context is not _NOT_GIVEN:
+        if context is not NOT_GIVEN:
             given["context"] = context
         if not asyncio.iscoroutine(coro) or loop.is_closed() or not accepts.issuperset(given):
             return original(loop, coro, **given)  # what asyncio refuses, asyncio refuses in its own words
@@ -100,6 +122,31 @@ def _make_elaborate(observation: Observation, original: Callable[..., Any], *, w
         return make_foreign(state, original, coro, given.get("context"), loop, coro, **given)
 
     return elaborate
+
+
+def make_register(registry: Any) -> Callable[[Any], None]:
+    """The `add` of asyncio's weak set of tasks, which tells of those that we do not know yet.
+
+    Done as WeakSet does it on 3.12 and 3.13: every task comes by here, and a call costs as much as it does.
+    """
+    members, remove, ref = registry.data, registry._remove, weakref.ref
+
+    def add(task: Any) -> None:
+        if registry._pending_removals:
+            registry._commit_removals()
+        members.add(ref(task, remove))
+        try:
+            record = task._otel_asyncio
+            if not record.timed or not record.step_started:
+                return  # made by us, and its first step is still to come: the usual case
+        except AttributeError:
+            pass
+        if isinstance(task, asyncio.Task):
+            state: LoopState | None = getattr(task.get_loop(), "_otel_asyncio", None)
+            if state is not None:
+                state.observation.registered(task, state)
+
+    return add
 
 
 def _keywords_of(original: Callable[..., Any]) -> set[str]:

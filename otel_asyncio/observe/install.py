@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe import anyio_scopes, async_timeouts
 from otel_asyncio.observe.awaits import watch_groups
-from otel_asyncio.observe.create import make_create_task
 from otel_asyncio.observe.executors import comes_from_to_thread, handing_over, make_run_in_executor
-from otel_asyncio.observe.hotpath import make_call_soon, make_call_soon_of
+from otel_asyncio.observe.hotpath import make_call_soon, make_call_soon_of, make_create_task, make_register
 from otel_asyncio.observe.loops import implementation_of
 from otel_asyncio.observe.patching import replace, replace_shared, unbound, undo_all
 from otel_asyncio.observe.runs import make_run_forever
@@ -108,25 +107,7 @@ def _watch_registrations() -> Callable[[], None]:
     registry: Any = getattr(asyncio.tasks, "_scheduled_tasks", None)
     if not hasattr(registry, "_commit_removals") or sys.version_info >= (3, 14):
         return lambda: None
-    members, remove, ref = registry.data, registry._remove, weakref.ref
-
-    def add(task: Any) -> None:
-        # As WeakSet.add does it in those two releases: every task comes by here, and a call costs as much as it does.
-        if registry._pending_removals:
-            registry._commit_removals()
-        members.add(ref(task, remove))
-        try:
-            record = task._otel_asyncio
-            if not record.timed or not record.step_started:
-                return  # made by us, and its first step is still to come: the usual case
-        except AttributeError:
-            pass
-        if isinstance(task, asyncio.Task):
-            state: LoopState | None = getattr(task.get_loop(), "_otel_asyncio", None)
-            if state is not None:
-                state.observation.registered(task, state)
-
-    return replace(registry, "add", add)
+    return replace(registry, "add", make_register(registry))
 
 
 def _adopt_running(observation: Observation) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.cells import LoopCell
 from otel_asyncio.observe.code import called_from, creation_point, creation_site, describe
-from otel_asyncio.observe.counters import LoopName
+from otel_asyncio.observe.counters import LoopName, Shard
 from otel_asyncio.observe.looptime import measures_exactly, time_selector
 from otel_asyncio.observe.overrides import let_go_of_foreign, watch_foreign
 from otel_asyncio.observe.records import NOT_READY, Kind, TaskRecord
@@ -69,28 +69,20 @@ class LoopState(LoopCell):
 
     __slots__ = (
         "__weakref__",
-        "alive",
         "burst",
         "cancelling",
         "closed",
         "closed_at",
         "counted",
-        "expected",
         "handed",
         "id",
         "implementation",
         "loop",
         "now",
-        "observation",
-        "shard",
-        "shutdown",
-        "step",
         "stop_timing",
         "submitted",
         "thread",
-        "unrecorded",
         "wall",
-        "watch",
     )
 
     def __init__(self, observation: Observation, loop: Any) -> None:
@@ -145,6 +137,7 @@ class LoopState(LoopCell):
 
     def forget(self) -> None:
         """Follow nothing of this loop any more."""
+        self.shard = Shard(self.shard.loop)  # whoever ends from here on is counted for nobody
         self.stop_timing()
         for record in tuple(self.alive):
             let_go_of_foreign(record.task and record.task())

@@ -105,7 +105,7 @@ EAGER_TASKS: Any = getattr(tasks, "_eager_tasks", frozenset())
 # What asyncio lets through a step and out of the loop; everything else stays in the task.
 EXITS = (SystemExit, KeyboardInterrupt)
 
-_next_id = itertools.count(1).__next__
+next_id = itertools.count(1).__next__
 
 
 class TaskRecord(TimedCell):
@@ -116,22 +116,7 @@ class TaskRecord(TimedCell):
 
     timed = True
 
-    __slots__ = (
-        "__weakref__",
-        "_made_at",
-        "asked",
-        "cancellation",
-        "code",
-        "creator",
-        "id",
-        "name",
-        "outcome",
-        "problem",
-        "qualname",
-        "span",
-        "task",
-        "waits",
-    )
+    __slots__ = ("__weakref__", "asked")
 
     asked: int
     """When it was asked to be cancelled; set only in a storm of cancellations."""
@@ -166,7 +151,7 @@ class TaskRecord(TimedCell):
         """A `Cancellation`, or the `Burst` that it is one of; kept when the task has ended cancelled."""
         self.name: str | None = None
         self.waits = None  # type: ignore[assignment]  # set before anybody adds to it
-        self.id = _next_id()
+        self.id = next_id()
 
     @property
     def site(self) -> Site | None:

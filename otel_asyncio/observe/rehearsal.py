@@ -14,8 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_asyncio.observe.counters import Counters, LoopName, Shard
-from otel_asyncio.observe.create import make_create_task
-from otel_asyncio.observe.hotpath import make_call_soon
+from otel_asyncio.observe.hotpath import make_call_soon, make_create_task
 from otel_asyncio.observe.looptime import time_selector
 from otel_asyncio.observe.observation import Observation
 from otel_asyncio.observe.observer import Guard

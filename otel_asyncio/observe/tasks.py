@@ -86,7 +86,7 @@ def make_task(
     else:
         task = cls(coro, loop=loop, name=name, context=context)
     state.shard.started += 1
-    return _hidden(task) if task._source_traceback else task
+    return hidden(task) if task._source_traceback else task
 
 
 def make_recorded(
@@ -121,10 +121,10 @@ def make_recorded(
         task = None
         raise
     shard.started += 1
-    return _hidden(task) if task._source_traceback else task
+    return hidden(task) if task._source_traceback else task
 
 
-def _hidden(task: Any) -> Any:
+def hidden(task: Any) -> Any:
     """The task, made in debug mode, with no frame of ours where it says it was made."""
     drop_own_frames(task)
     _drop_loops_frame(task)

@@ -1,0 +1,700 @@
+/* What the `create_task` of an observed loop does in the usual case, the twin of create.make_create_task, tasks.make_recorded
+   and LoopState.admit; and the list that asyncio keeps of tasks. */
+
+#include "compiled.h"
+
+/* ---- Maker: `make(loop, coro, name, context)`, `make(loop, coro, **keywords)` ----
+
+   Called by `create_task`, or by a task factory of ours. The usual case is a coroutine, no factory but that one, the stock
+   task class. Of all else it says NotImplemented before anything has happened, and whoever called it goes on in Python. */
+
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    State *state;
+    PyObject *not_given;          /* what stands for a name or a context that was not given */
+    PyObject *observation, *sink; /* asked for `place` and for `unwanted` each time: both may become another */
+    PyObject *surroundings;
+    PyObject *tasks;              /* the module, whose Task is looked at each time: somebody may put another there */
+    PyObject *task;               /* asyncio's task class */
+    PyTypeObject *plain, *observed; /* of it, the class whose tasks get no span, and the one with a slot for the record */
+    Py_ssize_t slot;              /* where that is */
+    PyObject *recorded, *glimpse, *hide; /* tasks.make_recorded, glimpses.glimpse, tasks.hidden */
+    PyTypeObject *record_type;    /* TaskRecord */
+    PyObject *lost;               /* its method */
+    PyObject *kind, *next_id;     /* Kind.TASK; what numbers records */
+    PyObject *opened;             /* the sink's */
+    PyObject *wall;               /* the clock of the wall */
+    PyObject *infos, *passed, *find_point; /* code._infos, code._passed, code.creation_point */
+    PyObject *get_running_loop;
+    PyObject *eager_tasks;        /* those in a first step that nobody announced */
+    Clock clock;
+    int stock;                    /* whether the loop's attributes are known; others are asked */
+    int factory;                  /* whether a factory calls it, which the loop has asked to */
+} Maker;
+
+/* Where CodeInfo has what. */
+enum { INFO_INTERNAL = 4, INFO_WRAPPED = 5, INFO_HOUSEKEEPING = 6, INFO_ENTRY_POINT = 7, INFO_SIZE = 8 };
+
+/* What `create_task` was given. Borrowed. */
+typedef struct {
+    PyObject *loop, *coro, *name, *context;
+} Given;
+
+/* The keywords that a factory was called with. `eager_start` is for Python, unless it asks for what is usual. */
+static int
+read_keywords(State *state, PyObject *const *args, PyObject *keywords, Given *given)
+{
+    Py_ssize_t count = keywords == NULL ? 0 : PyTuple_GET_SIZE(keywords);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *keyword = PyTuple_GET_ITEM(keywords, i);
+        if (keyword == state->s_name) {
+            given->name = args[i];
+        }
+        else if (keyword == state->s_context) {
+            given->context = args[i];
+        }
+        else if (keyword != state->s_eager_start || (args[i] != Py_None && args[i] != Py_False)) {
+            return 0; /* or one of them in a string of its own, which Python knows as well */
+        }
+    }
+    return 1;
+}
+
+/* Whether that is a coroutine, and what the constructor does not refuse. */
+static int
+read_given(Maker *maker, PyObject *const *args, Py_ssize_t nargs, PyObject *keywords, Given *given)
+{
+    int all = nargs == 4 && keywords == NULL;
+    if (nargs != 2 && !all) {
+        return 0;
+    }
+    *given = (Given){args[0], args[1], all ? args[2] : Py_None, all ? args[3] : Py_None};
+    if (!all && !read_keywords(maker->state, args + 2, keywords, given)) {
+        return 0;
+    }
+    if (given->name == maker->not_given) {
+        given->name = Py_None;
+    }
+    if (given->context == maker->not_given) {
+        given->context = Py_None;
+    }
+    return PyCoro_CheckExact(given->coro) && (given->name == Py_None || PyUnicode_CheckExact(given->name)) &&
+           (given->context == Py_None || PyContext_CheckExact(given->context));
+}
+
+/* Whether the loop has this as an attribute or, of a class that is not known, answers it when asked. Negative on error. */
+static int
+is_so(Maker *maker, PyObject *loop, PyObject *attribute, PyObject *method, PyObject *expected)
+{
+    return is_answer(maker->stock ? PyObject_GetAttr(loop, attribute) : PyObject_CallMethodNoArgs(loop, method), expected);
+}
+
+/* Whether the loop is as usual: open, and without a factory. Negative on error. */
+static int
+is_usual(Maker *maker, PyObject *loop)
+{
+    State *state = maker->state;
+    int usual = is_so(maker, loop, state->s_task_factory, state->s_get_task_factory, Py_None);
+    if (usual > 0) {
+        usual = is_so(maker, loop, state->s_closed, state->s_is_closed, Py_False);
+    }
+    return usual;
+}
+
+/* New: the state of the loop; NULL, without an exception: it has none yet, or another installation goes first there. */
+static LoopCell *
+known_cell(Maker *maker, PyObject *loop)
+{
+    LoopCell *cell = (LoopCell *)PyObject_GetAttr(loop, maker->state->s_otel_asyncio);
+    if (cell == NULL) {
+        PyErr_Clear();
+    }
+    else if (!PyObject_TypeCheck(cell, maker->state->loop_type) ||
+             (maker->factory && (cell->observation != maker->observation ||
+                                 (cell->expected != NULL && cell->expected != Py_None)))) {
+        Py_CLEAR(cell);
+    }
+    return cell;
+}
+
+/* Whether it is known at a glance that no task is recorded here. Negative on error. */
+static int
+is_unwanted(Maker *maker)
+{
+    PyObject *unwanted = PyObject_CallMethodNoArgs(maker->sink, maker->state->s_unwanted);
+    int known = unwanted == NULL ? -1 : is_answer(PyObject_CallNoArgs(maker->surroundings), unwanted);
+    Py_XDECREF(unwanted);
+    return known;
+}
+
+/* New: where the task would stand; None: it gets no span. A sink that fails is asked no more. */
+static PyObject *
+place_of(Maker *maker, LoopCell *cell, const Given *given)
+{
+    State *state = maker->state;
+    int unwanted = given->context == Py_None ? is_unwanted(maker) : 0;
+    if (unwanted > 0) {
+        return Py_NewRef(Py_None);
+    }
+    PyObject *place = NULL;
+    if (unwanted == 0) {
+        PyObject *running = Py_NewRef(cell->running == NULL ? Py_None : cell->running);
+        PyObject *args[] = {maker->observation, given->context, running};
+        place = PyObject_VectorcallMethod(state->s_place, args, 3, NULL);
+        Py_DECREF(running);
+    }
+    if (place == NULL && PyErr_ExceptionMatches(PyExc_Exception)) {
+        PyObject *raised = take_raised();
+        place = PyObject_CallMethodOneArg(maker->observation, state->s_switch_off_creation, raised);
+        Py_DECREF(raised);
+    }
+    return place;
+}
+
+/* ---- the task ---- */
+
+/* In debug mode a task says where it was made, which is below Python of ours. Takes the reference. */
+static PyObject *
+hidden(Maker *maker, PyObject *task)
+{
+    PyObject *traceback = task == NULL ? NULL : PyObject_GetAttr(task, maker->state->s_source_traceback);
+    if (traceback == NULL) {
+        Py_XDECREF(task);
+        return NULL;
+    }
+    int none = traceback == Py_None;
+    Py_DECREF(traceback);
+    if (!none) {
+        Py_SETREF(task, PyObject_CallOneArg(maker->hide, task));
+    }
+    return task;
+}
+
+/* A task that gets no span: `Task(coro, loop=loop, name=name, context=context)`, counted. */
+static PyObject *
+make_counted(Maker *maker, ShardCell *shard, const Given *given)
+{
+    PyObject *args[] = {NULL, given->coro, given->loop, given->name, given->context};
+    PyObject *task = PyObject_Vectorcall((PyObject *)maker->plain, args + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET,
+                                         maker->state->task_keywords);
+    shard->started += task != NULL;
+    return task;
+}
+
+/* New: a task without its constructor having run, and with this record. */
+static PyObject *
+blank_task(Maker *maker, PyObject *record)
+{
+    PyObject *nothing = PyTuple_New(0);
+    PyObject *task = nothing == NULL ? NULL : maker->observed->tp_new(maker->observed, nothing, NULL);
+    Py_XDECREF(nothing);
+    if (task != NULL) {
+        *(PyObject **)((char *)task + maker->slot) = Py_NewRef(record);
+    }
+    return task;
+}
+
+/* `task.__init__(coro, loop=loop, name=name, context=context)`, which announces the first step. */
+static int
+construct(State *state, PyObject *task, const Given *given)
+{
+    int status = -1;
+    PyObject *args = PyTuple_Pack(1, given->coro), *keywords = PyDict_New();
+    if (args != NULL && keywords != NULL && PyDict_SetItem(keywords, state->s_loop, given->loop) == 0 &&
+        (given->name == Py_None || PyDict_SetItem(keywords, state->s_name, given->name) == 0) &&
+        (given->context == Py_None || PyDict_SetItem(keywords, state->s_context, given->context) == 0)) {
+        status = Py_TYPE(task)->tp_init(task, args, keywords);
+    }
+    Py_XDECREF(args);
+    Py_XDECREF(keywords);
+    return status;
+}
+
+/* ---- its record ---- */
+
+/* Borrowed: what is known of a code object; NULL, without an exception perhaps: nothing is yet. */
+static PyObject *
+known_info(Maker *maker, PyObject *key)
+{
+    PyObject *info = PyDict_GetItemWithError(maker->infos, key);
+    return info != NULL && PyTuple_Check(info) && PyTuple_GET_SIZE(info) == INFO_SIZE ? info : NULL;
+}
+
+/* New: what is known of the code of a coroutine; NULL, without an exception perhaps: it is for Python to look at. */
+static PyObject *
+usual_code(Maker *maker, PyObject *coro)
+{
+    PyObject *code = PyObject_GetAttr(coro, maker->state->s_cr_code);
+    PyObject *key = code == NULL ? NULL : PyLong_FromVoidPtr(code);
+    PyObject *info = key == NULL ? NULL : Py_XNewRef(known_info(maker, key));
+    if (info != NULL && (PyTuple_GET_ITEM(info, INFO_WRAPPED) != Py_None || PyTuple_GET_ITEM(info, INFO_HOUSEKEEPING) != Py_False)) {
+        Py_CLEAR(info);
+    }
+    Py_XDECREF(key);
+    Py_XDECREF(code);
+    return info;
+}
+
+/* Whether the record of the running task is sure to be the one of the task that runs. Negative on error. */
+static int
+is_sure_of_running(Maker *maker, LoopCell *cell, PyObject *place)
+{
+    State *state = maker->state;
+    TimedCell *running = (TimedCell *)cell->running;
+    if (PyObject_Size(maker->eager_tasks) != 0) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    int nested = is_answer(PyObject_GetAttr(place, state->s_parent), running->span == NULL ? Py_None : running->span);
+    if (nested <= 0) {
+        return nested < 0 ? -1 : 1;
+    }
+    PyObject *args[] = {maker->observation, (PyObject *)cell};
+    return is_answer(PyObject_VectorcallMethod(state->s_make_sure_of_running, args, 2, NULL), (PyObject *)running);
+}
+
+/* New: the pair of code and instruction of the line that makes the task, found as code.creation_point does from the caller
+   of `create_task` outwards; None: the loop made it itself. */
+static PyObject *
+creation_point(Maker *maker)
+{
+    State *state = maker->state;
+    PyObject *point = NULL, *frame = PyObject_CallOneArg(state->getframe, state->one);
+    while (point == NULL && frame != NULL) {
+        PyCodeObject *code = PyFrame_GetCode((PyFrameObject *)frame);
+        PyObject *key = PyLong_FromVoidPtr(code);
+        int passed = key == NULL ? -1 : PySet_Contains(maker->passed, key);
+        if (passed == 0) {
+            PyObject *info = known_info(maker, key);
+            if (info == NULL && !PyErr_Occurred()) {
+                PyObject *args[] = {Py_None, frame};
+                point = PyObject_Vectorcall(maker->find_point, args, 2, NULL);
+            }
+            else if (info != NULL && PyTuple_GET_ITEM(info, INFO_INTERNAL) == Py_False) {
+                point = Py_BuildValue("Oi", code, PyFrame_GetLasti((PyFrameObject *)frame));
+            }
+            else if (info != NULL && PyTuple_GET_ITEM(info, INFO_ENTRY_POINT) != Py_False) {
+                int inside = is_answer(PyObject_CallNoArgs(maker->get_running_loop), Py_None);
+                point = inside == 0 ? Py_NewRef(Py_None) : NULL;
+            }
+        }
+        Py_XDECREF(key);
+        Py_DECREF(code);
+        int found = point != NULL || PyErr_Occurred();
+        PyObject *back = found ? NULL : (PyObject *)PyFrame_GetBack((PyFrameObject *)frame);
+        Py_SETREF(frame, back);
+    }
+    Py_XDECREF(frame);
+    return point == NULL && !PyErr_Occurred() ? Py_NewRef(Py_None) : point;
+}
+
+/* New: what TaskRecord(…) makes, of a task that another task makes. */
+static TimedCell *
+new_record(Maker *maker, LoopCell *cell, PyObject *info, PyObject *coro)
+{
+    State *state = maker->state;
+    PyObject *wall = NULL;
+    TimedCell *record = (TimedCell *)maker->record_type->tp_alloc(maker->record_type, 0);
+    if (record == NULL) {
+        return NULL;
+    }
+    record->cell.step = Py_XNewRef(cell->step);
+    record->loop = Py_NewRef(cell);
+    record->kind = Py_NewRef(maker->kind);
+    record->code = Py_NewRef(info);
+    if ((record->qualname = PyObject_GetAttr(coro, state->s_qualname)) == NULL ||
+        (record->made_at = creation_point(maker)) == NULL || clock_now(&maker->clock, &record->created) < 0 ||
+        (wall = PyObject_CallNoArgs(maker->wall)) == NULL ||
+        ((record->wall = PyLong_AsLongLong(wall)) == -1 && PyErr_Occurred()) ||
+        (record->id = PyObject_CallNoArgs(maker->next_id)) == NULL) {
+        Py_CLEAR(record);
+    }
+    else {
+        record->ready = record->suspended = record->created;
+    }
+    Py_XDECREF(wall);
+    return record;
+}
+
+/* New: the record of a task about to be made at this place; `*context` becomes the one to make it in. */
+static TimedCell *
+open_record(Maker *maker, LoopCell *cell, PyObject *info, PyObject *place, const Given *given, PyObject **context)
+{
+    TimedCell *record = new_record(maker, cell, info, given->coro);
+    if (record == NULL) {
+        return NULL;
+    }
+    PyObject *args[] = {(PyObject *)record, place, given->context};
+    *context = PyObject_Vectorcall(maker->opened, args, 3, NULL);
+    if (*context != NULL && cell->watch != NULL && cell->watch != Py_None) {
+        PyObject *answer = PyObject_CallMethodNoArgs(cell->watch, maker->state->s_stir);
+        if (answer == NULL) {
+            Py_CLEAR(*context);
+        }
+        Py_XDECREF(answer);
+    }
+    if (*context == NULL) {
+        Py_CLEAR(record);
+    }
+    return record;
+}
+
+/* record.begin(task): it takes its place among the loop's live records. */
+static int
+begin_record(Maker *maker, LoopCell *cell, TimedCell *record, PyObject *task)
+{
+    PyObject *lost = PyMethod_New(maker->lost, (PyObject *)record);
+    record->task = lost == NULL ? NULL : PyWeakref_NewRef(task, lost);
+    Py_XDECREF(lost);
+    if (record->task == NULL) {
+        return -1;
+    }
+    int known = cell->running != NULL && PyObject_TypeCheck(cell->running, maker->state->timed_type);
+    record->creator = known ? Py_XNewRef(((TimedCell *)cell->running)->id) : PyLong_FromLong(0);
+    return PySet_Add(cell->alive, (PyObject *)record);
+}
+
+static PyObject *
+make_with_record(Maker *maker, LoopCell *cell, TimedCell *record, const Given *given)
+{
+    State *state = maker->state;
+    PyObject *task = blank_task(maker, (PyObject *)record);
+    int timed = PyObject_TypeCheck(record, state->timed_type);
+    if (task != NULL && ((timed && begin_record(maker, cell, record, task) < 0) || construct(state, task, given) < 0)) {
+        PyObject *raised = take_raised();
+        if (timed && (record->outcome == NULL || record->outcome == Py_None)) {
+            Py_XDECREF(PyObject_CallMethodNoArgs((PyObject *)record, state->s_abandon));
+        }
+        Py_CLEAR(task);
+        raise_again(raised);
+    }
+    ShardCell *shard = shard_of(state, cell);
+    if (task != NULL && shard != NULL) {
+        shard->started++;
+    }
+    return task;
+}
+
+/* The making of records is switched off. New: what stands for the record of a task that gets no span. */
+static PyObject *
+give_up(Maker *maker, LoopCell *cell)
+{
+    if (!PyErr_ExceptionMatches(PyExc_Exception)) {
+        return NULL;
+    }
+    PyObject *raised = take_raised();
+    PyObject *answer = PyObject_CallMethodOneArg(maker->observation, maker->state->s_switch_off_creation, raised);
+    Py_DECREF(raised);
+    Py_XDECREF(answer);
+    return answer == NULL ? NULL : Py_NewRef(cell->unrecorded);
+}
+
+/* A task with a record, the twin of tasks.make_recorded; `info` is known of its code. */
+static PyObject *
+make_recorded(Maker *maker, LoopCell *cell, ShardCell *shard, PyObject *info, PyObject *place, const Given *given)
+{
+    PyObject *context = NULL;
+    PyObject *record = (PyObject *)open_record(maker, cell, info, place, given, &context);
+    Given inside = *given;
+    if (record == NULL) {
+        record = give_up(maker, cell);
+    }
+    else {
+        inside.context = context;
+        if (((TimedCell *)record)->span == NULL || ((TimedCell *)record)->span == Py_None) {
+            Py_SETREF(record, Py_NewRef(cell->unrecorded));
+        }
+        else {
+            shard->glimpse_at++; /* which is about the others */
+        }
+    }
+    if (record != NULL && !PyObject_TypeCheck(record, maker->state->timed_type) && shard->started >= shard->glimpse_at) {
+        PyObject *args[] = {(PyObject *)cell, given->coro};
+        Py_SETREF(record, PyObject_Vectorcall(maker->glimpse, args, 2, NULL));
+    }
+    PyObject *task = record == NULL ? NULL : make_with_record(maker, cell, (TimedCell *)record, &inside);
+    Py_XDECREF(record);
+    Py_XDECREF(context);
+    return task;
+}
+
+/* A task of which there is to be a glimpse. */
+static PyObject *
+make_glimpsed(Maker *maker, LoopCell *cell, const Given *given)
+{
+    PyObject *args[] = {(PyObject *)cell, given->coro};
+    PyObject *record = PyObject_Vectorcall(maker->glimpse, args, 2, NULL);
+    PyObject *task = record == NULL ? NULL : make_with_record(maker, cell, (TimedCell *)record, given);
+    Py_XDECREF(record);
+    return task;
+}
+
+/* Whether a record is made as usual: in a task that runs, of which we are sure. Negative on error. */
+static int
+is_plain_record(Maker *maker, LoopCell *cell, PyObject *place)
+{
+    State *state = maker->state;
+    if (cell->running == NULL || !PyObject_TypeCheck(cell->running, state->timed_type) || cell->alive == NULL ||
+        !PySet_CheckExact(cell->alive) || cell->unrecorded == NULL) {
+        return 0;
+    }
+    return is_sure_of_running(maker, cell, place);
+}
+
+/* A task in whatever class it belongs. */
+static PyObject *
+make(Maker *maker, LoopCell *cell, ShardCell *shard, const Given *given)
+{
+    PyObject *place = place_of(maker, cell, given);
+    if (place == NULL) {
+        return NULL;
+    }
+    PyObject *task = NULL, *info = NULL;
+    if (place == Py_None) {
+        task = shard->started < shard->glimpse_at ? make_counted(maker, shard, given) : make_glimpsed(maker, cell, given);
+        Py_DECREF(place);
+        return task;
+    }
+    int plain = is_plain_record(maker, cell, place);
+    if (plain > 0) {
+        info = usual_code(maker, given->coro);
+    }
+    if (info != NULL) {
+        task = make_recorded(maker, cell, shard, info, place, given);
+    }
+    else if (!PyErr_Occurred()) {
+        PyObject *args[] = {(PyObject *)cell, place, given->loop, given->coro, given->name, given->context};
+        task = PyObject_Vectorcall(maker->recorded, args, 6, NULL);
+    }
+    Py_XDECREF(info);
+    Py_DECREF(place);
+    return task;
+}
+
+static PyObject *
+maker_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *keywords)
+{
+    Maker *maker = (Maker *)self;
+    State *state = maker->state;
+    Given given;
+    LoopCell *cell = NULL;
+    if (read_given(maker, args, PyVectorcall_NARGS(nargsf), keywords, &given)) {
+        int usual = is_answer(PyObject_GetAttr(maker->tasks, state->s_task), maker->task);
+        if (usual > 0 && !maker->factory) {
+            usual = is_usual(maker, given.loop);
+        }
+        if (usual < 0) {
+            return NULL;
+        }
+        cell = usual ? known_cell(maker, given.loop) : NULL;
+    }
+    PyObject *task = NULL;
+    ShardCell *shard = cell == NULL ? NULL : (ShardCell *)Py_XNewRef(shard_of(state, cell));
+    if (shard != NULL) {
+        /* Both are held: the constructor announces the first step, and whoever hears of that may do as he likes. */
+        task = hidden(maker, make(maker, cell, shard, &given));
+    }
+    else {
+        task = Py_NewRef(Py_NotImplemented);
+    }
+    Py_XDECREF(shard);
+    Py_XDECREF(cell);
+    return task;
+}
+
+#define EACH_OF_MAKER(DO)                                                                                      \
+    DO(not_given) DO(observation) DO(sink) DO(surroundings) DO(tasks) DO(task) DO(plain) DO(observed)          \
+    DO(recorded) DO(glimpse) DO(hide) DO(lost) DO(record_type) DO(kind) DO(next_id) DO(opened) DO(wall)        \
+    DO(infos) DO(passed) DO(find_point) DO(get_running_loop) DO(eager_tasks)
+
+static int
+maker_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Maker *maker = (Maker *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(maker->clock.ask);
+#define VISIT_OF_MAKER(field) Py_VISIT(maker->field);
+    EACH_OF_MAKER(VISIT_OF_MAKER)
+    return 0;
+}
+
+static void
+maker_dealloc(PyObject *self)
+{
+    Maker *maker = (Maker *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    Py_CLEAR(maker->clock.ask);
+#define CLEAR_OF_MAKER(field) Py_CLEAR(maker->field);
+    EACH_OF_MAKER(CLEAR_OF_MAKER)
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* Takes all parts by name; those that are objects as they are. */
+static PyObject *
+maker_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    State *state = state_of(type);
+    PyObject *clock = NULL;
+    Maker *maker = (Maker *)type->tp_alloc(type, 0);
+    if (maker == NULL) {
+        return NULL;
+    }
+    maker->vectorcall = maker_vectorcall;
+    maker->state = state;
+#define NAME_OF_PART(field) #field,
+    static char *names[] = {"clock", "stock", "factory", EACH_OF_MAKER(NAME_OF_PART) NULL};
+    if (!PyArg_ParseTupleAndKeywords(
+            args, keywords, "$OppOOOOOOO!O!OOOOO!OOOOO!O!OOO:Maker", names, &clock, &maker->stock, &maker->factory, &maker->not_given,
+            &maker->observation, &maker->sink, &maker->surroundings, &maker->tasks, &maker->task, &PyType_Type,
+            &maker->plain, &PyType_Type, &maker->observed, &maker->recorded, &maker->glimpse, &maker->hide, &maker->lost,
+            &PyType_Type, &maker->record_type, &maker->kind, &maker->next_id, &maker->opened, &maker->wall, &PyDict_Type,
+            &maker->infos, &PySet_Type, &maker->passed, &maker->find_point, &maker->get_running_loop,
+            &maker->eager_tasks)) {
+        memset(&maker->not_given, 0, sizeof(Maker) - offsetof(Maker, not_given)); /* what was parsed is only borrowed */
+        Py_DECREF(maker);
+        return NULL;
+    }
+#define KEEP_PART(field) Py_INCREF(maker->field);
+    EACH_OF_MAKER(KEEP_PART)
+    if (!PyType_IsSubtype(maker->record_type, state->timed_type) ||
+        offset_of(maker->observed, "_otel_asyncio", &maker->slot) == 0) {
+        PyErr_SetString(PyExc_TypeError, "a record is a TimedCell, and the observed class has a slot for it");
+        Py_CLEAR(maker);
+    }
+    else if (clock_set(state, &maker->clock, clock) < 0) {
+        Py_CLEAR(maker);
+    }
+    return (PyObject *)maker;
+}
+
+static PyMemberDef maker_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Maker, vectorcall), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+#define CALLABLE (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_IMMUTABLETYPE)
+
+/* No tp_clear: whatever cycle it is part of goes through Python's objects, and it may be called until it is freed. */
+static PyType_Slot maker_slots[] = {
+    {Py_tp_new, maker_new},           {Py_tp_call, PyVectorcall_Call},  {Py_tp_traverse, maker_traverse},
+    {Py_tp_dealloc, maker_dealloc},   {Py_tp_members, maker_members},   {0, NULL},
+};
+
+static PyType_Spec maker_spec = {"otel_asyncio.observe._compiled.Maker", sizeof(Maker), 0, CALLABLE, maker_slots};
+
+/* ---- Register: `add` of the weak set that asyncio keeps its tasks in, the twin of create.make_register ---- */
+
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    State *state;
+    PyObject *plain;    /* the one in Python */
+    PyObject *members;  /* the set of weak references */
+    PyObject *removals; /* a list of those that are to go when nobody goes through the set any more */
+    PyObject *remove;   /* the callback of each */
+} Register;
+
+/* Whether it is no news that there is this task: it was made by us, and its first step is still to come. */
+static int
+is_expected(State *state, PyObject *task)
+{
+    int expected = 0;
+    PyObject *record = PyObject_GetAttr(task, state->s_otel_asyncio);
+    if (record == NULL) {
+        PyErr_Clear();
+    }
+    else if (PyObject_TypeCheck(record, state->timed_type)) {
+        expected = ((TimedCell *)record)->step_started == 0;
+    }
+    else {
+        expected = PyObject_TypeCheck(record, state->cell_type);
+    }
+    Py_XDECREF(record);
+    return expected;
+}
+
+static PyObject *
+register_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *keywords)
+{
+    Register *reg = (Register *)self;
+    if (PyVectorcall_NARGS(nargsf) != 1 || keywords != NULL || PyList_GET_SIZE(reg->removals) > 0 ||
+        !is_expected(reg->state, args[0])) {
+        return PyObject_Vectorcall(reg->plain, args, nargsf, keywords);
+    }
+    PyObject *ref = PyWeakref_NewRef(args[0], reg->remove);
+    int status = ref == NULL ? -1 : PySet_Add(reg->members, ref);
+    Py_XDECREF(ref);
+    return status < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+static PyObject *
+register_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"plain", "members", "removals", "remove", NULL};
+    PyObject *plain, *members, *removals, *remove;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO!O!O:Register", names, &plain, &PySet_Type, &members,
+                                     &PyList_Type, &removals, &remove)) {
+        return NULL;
+    }
+    Register *reg = (Register *)type->tp_alloc(type, 0);
+    if (reg == NULL) {
+        return NULL;
+    }
+    reg->vectorcall = register_vectorcall;
+    reg->state = state_of(type);
+    reg->plain = Py_NewRef(plain);
+    reg->members = Py_NewRef(members);
+    reg->removals = Py_NewRef(removals);
+    reg->remove = Py_NewRef(remove);
+    return (PyObject *)reg;
+}
+
+#define VISIT(field) Py_VISIT(field);
+#define CLEAR(field) Py_CLEAR(field);
+#define EACH_OF_REGISTER(DO) DO(reg->plain) DO(reg->members) DO(reg->removals) DO(reg->remove)
+
+static int
+register_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Register *reg = (Register *)self;
+    Py_VISIT(Py_TYPE(self));
+    EACH_OF_REGISTER(VISIT)
+    return 0;
+}
+
+static void
+register_dealloc(PyObject *self)
+{
+    Register *reg = (Register *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    EACH_OF_REGISTER(CLEAR)
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMemberDef register_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Register, vectorcall), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+/* No tp_clear, as above. */
+static PyType_Slot register_slots[] = {
+    {Py_tp_new, register_new},         {Py_tp_call, PyVectorcall_Call},   {Py_tp_traverse, register_traverse},
+    {Py_tp_dealloc, register_dealloc}, {Py_tp_members, register_members}, {0, NULL},
+};
+
+static PyType_Spec register_spec = {"otel_asyncio.observe._compiled.Register", sizeof(Register), 0, CALLABLE, register_slots};
+
+int
+create_add(PyObject *module, State *state)
+{
+    state->maker_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &maker_spec, NULL);
+    state->register_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &register_spec, NULL);
+    if (state->maker_type == NULL || state->register_type == NULL) {
+        return -1;
+    }
+    return PyModule_AddType(module, state->maker_type) || PyModule_AddType(module, state->register_type) ? -1 : 0;
+}
