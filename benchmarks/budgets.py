@@ -39,15 +39,17 @@ def checks(rows: Rows) -> list[Check]:
 
 
 def _on(rows: Rows, loop: str) -> Iterator[Check]:
-    task, step = _added(rows, "unsampled", loop, EMPTY.key), _added(rows, "unsampled", loop, STEP)
-    alone = None if task is None or step is None else task - step
-    yield Check(loop, "unsampled adds to a task, its one step taken off", 0.5, alone, " µs")
-    yield Check(loop, "unsampled adds to a step", 0.5, step, " µs")
-    yield Check(loop, "recorded adds to a step", 1.5, _added(rows, "recorded", loop, STEP), " µs")
-    ours = _added(rows, "recorded", loop, REFERENCE.key)
-    by_hand = _added(rows, "by_hand", loop, REFERENCE.key)
-    share = None if ours is None or by_hand is None else ours / by_hand
-    yield Check(loop, "recorded adds, as a share of what `start_as_current_span` adds", 0.6, share, "×")
+    for which, metrics in (("", ""), ("_load", ", metrics on, under load,")):
+        unsampled, recorded = f"unsampled{which}", f"recorded{which}"
+        task, step = _added(rows, unsampled, loop, EMPTY.key), _added(rows, unsampled, loop, STEP)
+        alone = None if task is None or step is None else task - step
+        yield Check(loop, f"unsampled{metrics} adds to a task, its one step taken off", 0.5, alone, " µs")
+        yield Check(loop, f"unsampled{metrics} adds to a step", 0.5, step, " µs")
+        yield Check(loop, f"recorded{metrics} adds to a step", 1.5, _added(rows, recorded, loop, STEP), " µs")
+        ours = _added(rows, recorded, loop, REFERENCE.key)
+        by_hand = _added(rows, "by_hand", loop, REFERENCE.key)
+        share = None if ours is None or by_hand is None else ours / by_hand
+        yield Check(loop, f"recorded{metrics} adds, as a share of what `start_as_current_span` adds", 0.6, share, "×")
     for variant in VARIANTS:
         if variant.ours:
             row = rows.get((variant.key, loop))

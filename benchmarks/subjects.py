@@ -205,6 +205,34 @@ class RecordedMetered(_Metered):
     """As `Recorded`, with metrics."""
 
 
+class _UnderLoad(_Metered):
+    """In a loop that has made many tasks since its metrics were collected, so that few more are looked at."""
+
+    MANY = 50_000
+
+    @contextmanager
+    def surrounding(self) -> Iterator[None]:
+        from otel_asyncio.observe.glimpses import glimpse
+
+        state: Any = asyncio.get_running_loop()._otel_asyncio  # type: ignore[attr-defined]
+        coro = asyncio.sleep(0)
+        seen = glimpse(state, coro)
+        coro.close()
+        for _ in range(self.MANY):
+            state.shard.delays.offer((0, seen))
+            seen.end("success", seen.created)
+        with super().surrounding():
+            yield
+
+
+class UnsampledUnderLoad(_UnderLoad, UnsampledMetered):
+    """As `UnsampledMetered`, there."""
+
+
+class RecordedUnderLoad(_UnderLoad, RecordedMetered):
+    """As `RecordedMetered`, there."""
+
+
 class Roots(Recorded):
     """This project with no span open: every task is a root task and recorded."""
 

@@ -38,8 +38,10 @@ VARIANTS = (
     Variant("bare", "bare loop", "subjects:Subject"),
     Variant("unsampled", "otel-asyncio, trace not sampled", "subjects:Unsampled", ours=True),
     Variant("unsampled_metered", "the same, metrics on", "subjects:UnsampledMetered"),
+    Variant("unsampled_load", "the same, metrics on, under load", "subjects:UnsampledUnderLoad"),
     Variant("recorded", "otel-asyncio, recorded, steps timed", "subjects:Recorded", ours=True),
     Variant("recorded_metered", "the same, metrics on", "subjects:RecordedMetered"),
+    Variant("recorded_load", "the same, metrics on, under load", "subjects:RecordedUnderLoad"),
     Variant("roots", "otel-asyncio, root tasks recorded", "subjects:Roots", ours=True),
     Variant("by_hand", "SDK `start_as_current_span` by hand", "subjects:ByHand"),
     Variant("contrib", "{} (traced by name)", "peers:Contrib", "opentelemetry-instrumentation-asyncio", 0.1),
@@ -53,8 +55,8 @@ BY_KEY = {variant.key: variant for variant in VARIANTS}
 
 LINE_UPS = (
     ("bare",),
-    ("unsampled", "unsampled_metered"),
-    ("recorded", "by_hand", "recorded_metered"),
+    ("unsampled", "unsampled_metered", "unsampled_load"),
+    ("recorded", "by_hand", "recorded_metered", "recorded_load"),
     ("roots",),
     ("contrib",),
     ("sentry",),
