@@ -121,11 +121,11 @@ def _explicitly(frame: FrameType, request: Request, state: LoopState) -> None:
     request.by = state.running
     if follow_running(request, state):
         return
-    error = sys.exception()
-    clean = error is None or not isinstance(error, Exception)
     if state.running is None and _is_signal_handler(frame, state):
-        request.origin, request.expected = Origin.SIGNAL, clean
+        request.origin = Origin.SIGNAL
     else:
+        error = sys.exception()
+        clean = error is None or not isinstance(error, Exception)
         owner = request.owner
         request.expected = clean and (
             _made(state.running, owner) or request.scope != 0 or _made_by_the_same(frame.f_code, owner)

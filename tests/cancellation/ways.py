@@ -470,7 +470,7 @@ async def as_a_signal_handler() -> Any:
     return await ended(task), asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR2)
 
 
-@way("signal", expected=True, canceller=None)
+@way("signal", expected=False, canceller=None)
 async def by_a_signal_handler() -> Any:
     def handler(task: Any) -> None:
         task.cancel()  # by
