@@ -334,9 +334,8 @@ def test_what_a_thread_uses_is_counted_from_where_nothing_old_can_run(turns: boo
 
     def watches(state: Any) -> bool:
         vigil = vigil_of_this_thread(state if turns else LoopCell())
-        vigil.pace = 10 * MS
         vigil.ran()
-        Bell().wait(SECOND // 2, (vigil,))
+        Bell().wait(30 * MS, (vigil,))  # one look, at its end
         return bool(vigil.based)
 
     # On a crowded machine the thread may not have run from one look to the next.
