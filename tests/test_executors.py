@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from harness import (
+    NewLoop,
     Spans,
     TracedRun,
     attributes,
@@ -27,11 +28,14 @@ from harness import (
     instrumented,
     needs_python,
     parent_id,
+    run_on,
     span_id,
 )
 from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import NonRecordingSpan, SpanContext, StatusCode, TraceFlags, use_span
+
+from otel_asyncio import AsyncioInstrumentor
 
 NAMES = {
     "asyncio.executor.kind", "asyncio.executor.queued_time", "asyncio.executor.run_time", "thread.id", "thread.name",
@@ -382,6 +386,53 @@ def test_a_pool_that_may_have_another_worker_is_not_saturated(
 
     traced_run(main(), await_threshold=0.03)
     assert caplog.records == []
+
+
+def test_a_pool_with_a_worker_to_spare_is_not_saturated(
+    traced_run: TracedRun, spans: Spans, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a crowded machine it is slow to come, and the busy one is there first."""
+
+    async def main() -> None:
+        loop, release = asyncio.get_running_loop(), threading.Event()
+        slow_to_come = threading.Thread(target=lambda: None)
+        slow_to_come.start()
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            waiting = [loop.run_in_executor(pool, release.wait)]
+            pool._threads.add(slow_to_come)  # type: ignore[attr-defined]
+            waiting.append(loop.run_in_executor(pool, work))
+            await asyncio.sleep(0.06)
+            release.set()
+            await asyncio.gather(*waiting)
+
+    traced_run(main(), await_threshold=0.03)
+    assert caplog.records == []
+
+
+def test_work_that_is_done_dropped_or_refused_takes_no_worker(
+    new_loop: NewLoop, instrumented_process: AsyncioInstrumentor
+) -> None:
+    taken: list[int] = []
+
+    async def main() -> None:
+        loop, release = asyncio.get_running_loop(), threading.Event()
+        pool = concurrent.futures.ThreadPoolExecutor(1)
+        works = [loop.run_in_executor(pool, each) for each in (release.wait, functools.partial(fails, "no"), work)]
+        (kept,) = instrumented_process.observation.executors._pools.values()
+        taken.append(len(kept.open))
+        works[2].cancel()
+        await asyncio.sleep(0)
+        taken.append(len(kept.open))
+        release.set()
+        await asyncio.gather(*works, return_exceptions=True)
+        taken.append(len(kept.open))
+        pool.shutdown()
+        with pytest.raises(RuntimeError):
+            loop.run_in_executor(pool, work)
+        taken.append(len(kept.open))
+
+    run_on(new_loop, main())
+    assert taken == [3, 2, 0, 0]
 
 
 def test_work_that_a_blocked_interpreter_starts_late_is_no_saturated_pool(

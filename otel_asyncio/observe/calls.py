@@ -45,9 +45,11 @@ _NEXT = {
 class Pool:
     """What is kept of an executor."""
 
-    __slots__ = ("__weakref__", "taken")
+    __slots__ = ("__weakref__", "open", "taken")
 
     def __init__(self) -> None:
+        self.open: set[Call] = set()
+        """Handed over by loops and not done yet. Of many threads: to add and to discard needs no lock."""
         self.taken = 0
         """When one of its workers last took up something (monotonic, ns)."""
 
@@ -91,7 +93,7 @@ class Call:
         self.thread_id: int | None = None
         self.thread_name: str | None = None
         self.full = True
-        """Whether its pool had all the workers that it may have when it came."""
+        """Whether its pool had all the workers that it may have when it came, and work for each of them."""
         self.saturated = False
         """Whether it waited long, and for a worker that was busy with other work meanwhile."""
         self.activity: Any = None
@@ -101,6 +103,11 @@ class Call:
         """A transition of the life cycle."""
         assert stage in _NEXT[self.stage], (self.stage, stage)
         self.stage = stage
+
+    def done(self, stage: Stage) -> None:
+        """It keeps no worker any more."""
+        self.pool.open.discard(self)
+        self.advance(stage)
 
     def taken_up(self, now: int) -> int:
         """A worker begins with it. Returns for how long (ns) it was queued."""

@@ -99,7 +99,8 @@ class Executors:
                 return None  # refused by the loop, in its own words
             pool = self._pool_of(loop if executor is None else executor)
             call = Call(self._running(), _kind_of(loop, executor), pool, function, self._clock)
-            call.full = _is_full(executor or getattr(loop, "_default_executor", None))
+            call.full = _is_full(executor or getattr(loop, "_default_executor", None), len(pool.open))
+            pool.open.add(call)
             if in_copy:
                 call.context = _context_of(function)
             self._sink.submitted(call)
@@ -113,6 +114,8 @@ class Executors:
         try:
             source = source_of(future)
             if source is None:
+                if call.kind is not ExecutorKind.THREAD:
+                    call.pool.open.discard(call)  # nobody will say that it is done
                 return
             if call.kind is ExecutorKind.PROCESS:
                 self._watch_start(call, executor, source)
@@ -155,7 +158,7 @@ class Executors:
                 self._last_end[call.thread_id] = call.ended
             if token is not None:
                 call.activity.leave(token)
-            call.advance(Stage.RETURNED)
+            call.done(Stage.RETURNED)
             self._sink.returned(call, error)
         except Exception as failure:  # noqa: BLE001 - the border of the package
             self._guard.fail(failure)
@@ -170,7 +173,7 @@ class Executors:
             runs: bool = future.set_running_or_notify_cancel()
             if runs and call.stage is Stage.QUEUED:
                 waited = call.taken_up(self._clock.monotonic_ns())
-                call.saturated = proven and waited >= self._longest_wait
+                call.saturated = proven and call.full and waited >= self._longest_wait
             return runs
 
         if source.running() or source.done():
@@ -185,7 +188,7 @@ class Executors:
             if call.kind is ExecutorKind.THREAD and not dropped:
                 return
             call.ended = self._clock.monotonic_ns()
-            call.advance(Stage.DROPPED if dropped else Stage.RETURNED)
+            call.done(Stage.DROPPED if dropped else Stage.RETURNED)
             pool = executor() if executor is not None else None
             if pool is not None and call.kind is ExecutorKind.PROCESS and not dropped:
                 self._proven.add(pool)
@@ -203,7 +206,11 @@ def handing_over(executors: Executors, original: Callable[..., Any]) -> Callable
         if call is None:
             return original(loop, executor, function, *args)
         work = Work(executors, call, function) if call.kind is ExecutorKind.THREAD else function
-        future = original(loop, executor, work, *args)
+        try:
+            future = original(loop, executor, work, *args)
+        except BaseException:
+            call.pool.open.discard(call)
+            raise
         executors.follow(call, executor, future)
         return future
 
@@ -243,9 +250,17 @@ def _kind_of(loop: Any, executor: Any) -> ExecutorKind | None:
     return ExecutorKind.PROCESS if issubclass(kind, ProcessPoolExecutor) else None
 
 
-def _is_full(executor: Any) -> bool:
-    """Whether a pool of threads has as many as it may have. Otherwise the work starts one, and may wait for that."""
-    return len(getattr(executor, "_threads", ())) >= getattr(executor, "_max_workers", 0)
+def _is_full(executor: Any, taken: int) -> bool:
+    """Whether a pool has as many workers as it may have, and work for each: `taken` from loops, or queued by anybody.
+
+    Otherwise the work starts a worker, and may wait for that; or one is free, and on a crowded machine slower to come
+    than another that has just become free.
+    """
+    workers = getattr(executor, "_max_workers", 0)
+    if len(getattr(executor, "_threads", range(workers))) < workers:
+        return False
+    queue = getattr(executor, "_work_queue", None)
+    return taken >= workers or (queue is not None and queue.qsize() >= workers)
 
 
 def _context_of(function: Any) -> contextvars.Context | None:
