@@ -462,7 +462,12 @@ make(Maker *maker, LoopCell *cell, ShardCell *shard, const Given *given)
     if (info != NULL) {
         task = make_recorded(maker, cell, shard, info, place, given);
     }
-    else if (!PyErr_Occurred()) {
+    else if (PyErr_Occurred()) {
+        PyObject *record = give_up(maker, cell);
+        task = record == NULL ? NULL : make_counted(maker, shard, given);
+        Py_XDECREF(record);
+    }
+    else {
         PyObject *args[] = {(PyObject *)cell, place, given->loop, given->coro, given->name, given->context};
         task = PyObject_Vectorcall(maker->recorded, args, 6, NULL);
     }

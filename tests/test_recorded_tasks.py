@@ -185,6 +185,23 @@ def test_a_sink_that_fails_costs_the_program_no_task(
     assert spans.of("returns") == []
 
 
+def test_who_runs_may_not_be_known(
+    new_loop: NewLoop, spans: Spans, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    async def main() -> None:
+        await asyncio.create_task(returns())  # nested by the record of this one
+
+    with instrumented(spans) as instrumentor:
+        monkeypatch.setattr(instrumentor.observation, "make_sure_of_running", fail)
+        run_on(new_loop, main())
+        assert instrumentor.observation.counters.active == 0
+    assert len([record for record in caplog.records if "creation" in record.getMessage()]) == 1
+    assert spans.of("returns") == []
+
+
 class Interrupt(BaseException):
     """None of ours to catch."""
 
