@@ -130,8 +130,9 @@ def test_a_blocked_loop_comes_with_the_line_that_blocked_it(arrived: Arrived) ->
     for span in blocks:
         assert by_id[span.parent_id].name == "task compute"
         assert span.attributes["asyncio.problem"] == "loop_blocked"
+        # A thread that starves as it begins stands on the function's own line.
         assert span.attributes["code.line.number"] in range(
-            *(line_of(PROGRAM, each) for each in ("< end", "def timed_out"))
+            *(line_of(PROGRAM, each) for each in ("def compute", "def timed_out"))
         )
 
 
