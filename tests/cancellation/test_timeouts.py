@@ -244,7 +244,8 @@ def test_the_span_names_the_scope(traced_run: TracedRun, spans: Spans, program: 
     for span in timeouts(spans):
         said = attributes(span)
         assert said["asyncio.timeout.api"] == api_of(program.__name__)
-        assert said["asyncio.timeout.delay"] == pytest.approx(0.01, abs=0.002)
+        # From entering the scope on: a crowded machine may come to that late.
+        assert 0 <= said["asyncio.timeout.delay"] <= 0.012
         assert span.name.endswith("owner")
         assert (said["code.file.path"], said["code.line.number"]) == (__file__, line_of("owner", program))
 
