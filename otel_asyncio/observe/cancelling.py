@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from otel_asyncio.observe.bursts import Burst, burst_of, make_brief_step
 from otel_asyncio.observe.cancellation import CancelDetail, Cancellation, Fate, Request, Stage
 from otel_asyncio.observe.chain import walk
+from otel_asyncio.observe.eager import make_up_once_suspended
 from otel_asyncio.observe.frames import is_handling
 from otel_asyncio.observe.handlers import HandlerWatch
 from otel_asyncio.observe.observer import Guard
@@ -41,8 +42,7 @@ class Cancellations:
         self._observation = observation
         self._now = observation.clock.monotonic_ns
         self._depth, self._limit, self._messages = detail
-        self.guard = Guard("cancellation")
-        self.handlers = HandlerWatch()
+        self.guard, self.handlers = Guard("cancellation"), HandlerWatch()
         self._storms = Storms()
         self.origins = Origins(ASYNCIO_RULES)
         self.scopes = set(SCOPES)
@@ -124,6 +124,7 @@ class Cancellations:
     def watch(self, task: Any, record: Any, now: int) -> Any:
         """From its next announcement on the task runs with the watching step. Returns its record."""
         if record.timed:
+            make_up_once_suspended(record, task)  # as the step would have done that is exchanged here
             record.step = self._step
             return record
         if not isinstance(record, Counted):

@@ -35,6 +35,12 @@ def make_up_for_first_step(record: TaskRecord) -> None:
         record.step.make_up(record)
 
 
+def make_up_once_suspended(record: TaskRecord, task: Any) -> None:
+    """The same inside a step, of whatever task: the first one of this is over if its coroutine has been suspended."""
+    if is_past_first_step(record) and getattr(task.get_coro(), "cr_suspended", False):
+        make_up_for_first_step(record)
+
+
 def is_past_first_step(record: TaskRecord) -> bool:
     """Whether a task's first step may be over without having been told of."""
     return type(record.step) is _SecondStep

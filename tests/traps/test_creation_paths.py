@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from asyncio import create_task as imported_early
 from asyncio import ensure_future as ensured_early
 from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -259,6 +261,32 @@ def test_the_first_wait_of_an_eager_task_by_the_class_is_told(traced_run: Traced
     assert wait.start_time is not None
     assert abs(wait.start_time - suspended[0]) < 0.15e9, "it does not begin with the first step"
     assert attributes(spans.task("handler"))["asyncio.task.busy_time"] > 0.25
+
+
+@needs_python(3, 12)
+def test_an_eager_task_by_the_class_that_is_cancelled_in_its_first_wait_says_where(
+    traced_run: TracedRun, spans: Spans
+) -> None:
+    async def handler() -> None:
+        with spans.tracer.start_as_current_span("request"):
+            time.sleep(0.05)  # noqa: ASYNC251 - its first step takes long
+            await asyncio.get_running_loop().create_future()  # where it hits
+
+    async def serve() -> None:
+        loop: Any = asyncio.get_running_loop()
+        await asyncio.Task(handler(), loop=loop, eager_start=True)
+
+    async def main() -> None:
+        task = asyncio.create_task(serve())
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait([task])
+
+    traced_run(main())
+    (said,) = [attributes(span) for span in spans.all() if re.fullmatch(r"cancel .*handler", span.name)]
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    assert "# where it hits" in lines[said["asyncio.cancel.at.line"] - 1]
+    assert attributes(spans.task("handler"))["asyncio.task.busy_time"] >= 0.05
 
 
 @needs_python(3, 12)
