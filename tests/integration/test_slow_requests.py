@@ -113,8 +113,9 @@ def targets(spans: list[dict[str, Any]]) -> set[str]:
 @every_app
 def test_a_slow_dependency_is_a_wait_for_its_answer(answered: Any, app: str, loop: str) -> None:
     waits = answered(app, loop).of("/dependency", "await")
-    (slow,) = [span for span in waits if span["attributes"]["asyncio.await.target"] == "StreamReader.readline"]
-    seen = slow["attributes"]
+    # A crowded machine may make another wait of it that is long as well.
+    said = [w["attributes"] for w in waits if w["attributes"]["asyncio.await.target"] == "StreamReader.readline"]
+    seen = max(said, key=lambda each: each["asyncio.await.idle_time"])
     assert seen["asyncio.await.idle_time"] >= SLOW * 0.9 > seen["asyncio.await.scheduled_time"]
     assert (seen["code.file.path"], seen["code.line.number"]) == (str(PROGRAM), line_of(PROGRAM, "# the dependency"))
     assert "executor_saturated" not in str(waits)
