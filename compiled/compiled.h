@@ -108,7 +108,7 @@ typedef struct {
     PyTypeObject *deque_type;
     PyCFunction call_append;
     PyObject *s_otel_asyncio, *s_done, *s_self, *s_ready, *s_debug, *s_closed, *s_context;
-    PyObject *s_shard, *s_delays, *s_offer, *s_append, *s_source_traceback, *s_finished;
+    PyObject *s_delays, *s_offer, *s_append, *s_source_traceback, *s_finished;
     PyObject *s_name, *s_loop, *s_task, *s_place, *s_unwanted, *s_switch_off_creation;
     PyObject *s_task_factory, *s_get_task_factory, *s_is_closed, *s_cr_code, *s_qualname, *s_parent;
     PyObject *s_make_sure_of_running, *s_stir, *s_abandon, *s_failed, *s_fail, *s_get_name, *s_durations, *s_eager_start;
@@ -187,6 +187,7 @@ PyObject *step_bind(State *state, Step *step, PyObject *record, PyObject *task, 
                     PyObject *raised);
 PyObject *take_raised(void);
 void raise_again(PyObject *raised);
+int tell_failure(PyObject *owner, PyObject *method);
 
 /* handles.c */
 int offset_of(PyTypeObject *type, const char *name, Py_ssize_t *offset);

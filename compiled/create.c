@@ -144,10 +144,8 @@ place_of(Maker *maker, LoopCell *cell, const Given *given)
         place = PyObject_VectorcallMethod(state->s_place, args, 3, NULL);
         Py_DECREF(running);
     }
-    if (place == NULL && PyErr_ExceptionMatches(PyExc_Exception)) {
-        PyObject *raised = take_raised();
-        place = PyObject_CallMethodOneArg(maker->observation, state->s_switch_off_creation, raised);
-        Py_DECREF(raised);
+    if (place == NULL && tell_failure(maker->observation, state->s_switch_off_creation) == 0) {
+        place = Py_NewRef(Py_None);
     }
     return place;
 }
@@ -379,14 +377,8 @@ make_with_record(Maker *maker, LoopCell *cell, TimedCell *record, const Given *g
 static PyObject *
 give_up(Maker *maker, LoopCell *cell)
 {
-    if (!PyErr_ExceptionMatches(PyExc_Exception)) {
-        return NULL;
-    }
-    PyObject *raised = take_raised();
-    PyObject *answer = PyObject_CallMethodOneArg(maker->observation, maker->state->s_switch_off_creation, raised);
-    Py_DECREF(raised);
-    Py_XDECREF(answer);
-    return answer == NULL ? NULL : Py_NewRef(cell->unrecorded);
+    int status = tell_failure(maker->observation, maker->state->s_switch_off_creation);
+    return status < 0 ? NULL : Py_NewRef(cell->unrecorded);
 }
 
 /* A task with a record, the twin of tasks.make_recorded; `info` is known of its code. */

@@ -91,7 +91,6 @@ intern_names(State *state)
         {&state->s_debug, "_debug"},
         {&state->s_closed, "_closed"},
         {&state->s_context, "context"},
-        {&state->s_shard, "shard"},
         {&state->s_delays, "delays"},
         {&state->s_offer, "offer"},
         {&state->s_append, "append"},
@@ -149,7 +148,7 @@ module_exec(PyObject *module)
 
 #define EACH_NAME(DO)                                                                                \
     DO(s_otel_asyncio) DO(s_done) DO(s_self) DO(s_ready) DO(s_debug) DO(s_closed) DO(s_context)      \
-    DO(s_shard) DO(s_delays) DO(s_offer) DO(s_append) DO(s_source_traceback) DO(s_finished)          \
+    DO(s_delays) DO(s_offer) DO(s_append) DO(s_source_traceback) DO(s_finished)          \
     DO(s_name) DO(s_loop) DO(s_task) DO(s_place) DO(s_unwanted) DO(s_switch_off_creation)            \
     DO(s_task_factory) DO(s_get_task_factory) DO(s_is_closed) DO(s_cr_code) DO(s_qualname)            \
     DO(s_parent) DO(s_make_sure_of_running) DO(s_stir) DO(s_abandon) DO(s_failed) DO(s_fail)          \

@@ -42,6 +42,19 @@ raise_again(PyObject *raised)
 #endif
 }
 
+/* A failure of ours is logged, and switches off what failed: `owner.method(exception)`. Negative: it is not ours to catch. */
+int
+tell_failure(PyObject *owner, PyObject *method)
+{
+    if (!PyErr_ExceptionMatches(PyExc_Exception)) {
+        return -1;
+    }
+    PyObject *raised = take_raised(), *answer = PyObject_CallMethodOneArg(owner, method, raised);
+    Py_DECREF(raised);
+    Py_XDECREF(answer);
+    return answer == NULL ? -1 : 0;
+}
+
 /* ---- what an observer is told; its own failures are the program's only where Python's would be ---- */
 
 static int
@@ -80,23 +93,21 @@ tell_hold(Step *step, TimedCell *record, PyObject *task, long long started, long
     return status;
 }
 
-/* loop.shard.delays.offer((delay, record)) */
+/* loop.shard.<samples>.offer(value); takes the reference to the value. */
 static int
-offer_delay(State *state, TimedCell *record, long long delay)
+offer(State *state, LoopCell *loop, PyObject *samples, PyObject *value)
 {
-    int status = -1;
-    PyObject *shard = PyObject_GetAttr(record->loop, state->s_shard);
-    PyObject *delays = shard == NULL ? NULL : PyObject_GetAttr(shard, state->s_delays);
-    PyObject *offer = delays == NULL ? NULL : Py_BuildValue("LO", delay, record);
-    if (offer != NULL) {
-        PyObject *args[] = {delays, offer};
-        PyObject *answer = PyObject_VectorcallMethod(state->s_offer, args, 2, NULL);
-        status = answer == NULL ? -1 : 0;
-        Py_XDECREF(answer);
+    PyObject *shard = value == NULL ? NULL : Py_XNewRef(loop->shard), *answer = NULL;
+    PyObject *kept = shard == NULL ? NULL : PyObject_GetAttr(shard, samples);
+    if (kept != NULL) {
+        PyObject *args[] = {kept, value};
+        answer = PyObject_VectorcallMethod(state->s_offer, args, 2, NULL);
     }
+    int status = answer == NULL && PyErr_Occurred() ? -1 : 0;
+    Py_XDECREF(answer);
+    Py_XDECREF(kept);
     Py_XDECREF(shard);
-    Py_XDECREF(delays);
-    Py_XDECREF(offer);
+    Py_XDECREF(value);
     return status;
 }
 
@@ -199,20 +210,6 @@ ends_as_usual(State *state, Step *step, TimedCell *record, PyObject *task, LoopC
     return usual;
 }
 
-/* shard.durations.offer(record) */
-static int
-offer_duration(State *state, ShardCell *shard, TimedCell *record)
-{
-    PyObject *durations = PyObject_GetAttr((PyObject *)shard, state->s_durations), *answer = NULL;
-    if (durations != NULL) {
-        PyObject *args[] = {durations, (PyObject *)record};
-        answer = PyObject_VectorcallMethod(state->s_offer, args, 2, NULL);
-        Py_DECREF(durations);
-    }
-    Py_XDECREF(answer);
-    return answer == NULL ? -1 : 0;
-}
-
 /* The last transition of a record, and its span: the twin of finishing.make_finish for a task that has returned. */
 static int
 end_record(State *state, Step *step, TimedCell *record, PyObject *task, LoopCell *loop, ShardCell *shard)
@@ -235,20 +232,7 @@ end_record(State *state, Step *step, TimedCell *record, PyObject *task, LoopCell
     if (tell(step->closed, closed, 2) < 0) {
         return -1;
     }
-    return loop->metered ? offer_duration(state, shard, record) : 0;
-}
-
-/* A failure of ours is logged and switches the telling of ends off. */
-static int
-fail_ending(State *state, Step *step)
-{
-    if (!PyErr_ExceptionMatches(PyExc_Exception)) {
-        return -1;
-    }
-    PyObject *raised = take_raised(), *answer = PyObject_CallMethodOneArg(step->ending, state->s_fail, raised);
-    Py_DECREF(raised);
-    Py_XDECREF(answer);
-    return answer == NULL ? -1 : 0;
+    return loop->metered ? offer(state, loop, state->s_durations, Py_NewRef(record)) : 0;
 }
 
 /* The end of a recorded task; in Python, where it is not the usual one. */
@@ -270,7 +254,7 @@ finish_recorded(State *state, Step *step, TimedCell *record, PyObject *task, PyO
     int status = end_record(state, step, record, task, loop, shard);
     Py_DECREF(shard);
     Py_DECREF(loop);
-    return status < 0 ? fail_ending(state, step) : 0;
+    return status < 0 ? tell_failure(step->ending, state->s_fail) : 0;
 }
 
 static int
@@ -315,7 +299,7 @@ begin(State *state, Step *step, TimedCell *record, PyObject *task, PyObject *fut
         record->max_idle = ready - suspended;
     }
     record->scheduled += started - ready;
-    if (loop->metered && record->steps % DELAY_EVERY == 0 && offer_delay(state, record, started - ready) < 0) {
+    if (loop->metered && record->steps % DELAY_EVERY == 0 && offer(state, loop, state->s_delays, Py_BuildValue("LO", started - ready, record)) < 0) {
         return -1;
     }
     if (started - suspended >= step->longest_wait && record->steps != 0) {
