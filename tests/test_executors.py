@@ -369,22 +369,27 @@ def test_a_pool_with_free_workers_or_short_queues_is_no_problem(
     assert caplog.records == []
 
 
+async def behind_a_busy_worker(prepare: Callable[[Any], None]) -> None:
+    """Work comes to a pool of two with one worker, which is busy, once the pool has been prepared; that one takes it."""
+    loop, release = asyncio.get_running_loop(), threading.Event()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        waiting = [loop.run_in_executor(pool, release.wait)]
+        prepare(pool)
+        waiting.append(loop.run_in_executor(pool, work))
+        await asyncio.sleep(0.06)
+        release.set()
+        await asyncio.gather(*waiting)
+
+
 def test_a_pool_that_may_have_another_worker_is_not_saturated(
     traced_run: TracedRun, spans: Spans, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The one that it starts is late, on a crowded machine; then a busy one takes the work."""
 
-    async def main() -> None:
-        loop, release = asyncio.get_running_loop(), threading.Event()
-        with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            waiting = [loop.run_in_executor(pool, release.wait)]
-            pool._adjust_thread_count = lambda: None  # type: ignore[attr-defined]
-            waiting.append(loop.run_in_executor(pool, work))
-            await asyncio.sleep(0.06)
-            release.set()
-            await asyncio.gather(*waiting)
+    def starts_none(pool: Any) -> None:
+        pool._adjust_thread_count = lambda: None
 
-    traced_run(main(), await_threshold=0.03)
+    traced_run(behind_a_busy_worker(starts_none), await_threshold=0.03)
     assert caplog.records == []
 
 
@@ -393,19 +398,12 @@ def test_a_pool_with_a_worker_to_spare_is_not_saturated(
 ) -> None:
     """On a crowded machine it is slow to come, and the busy one is there first."""
 
-    async def main() -> None:
-        loop, release = asyncio.get_running_loop(), threading.Event()
+    def has_another(pool: Any) -> None:
         slow_to_come = threading.Thread(target=lambda: None)
         slow_to_come.start()
-        with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            waiting = [loop.run_in_executor(pool, release.wait)]
-            pool._threads.add(slow_to_come)  # type: ignore[attr-defined]
-            waiting.append(loop.run_in_executor(pool, work))
-            await asyncio.sleep(0.06)
-            release.set()
-            await asyncio.gather(*waiting)
+        pool._threads.add(slow_to_come)
 
-    traced_run(main(), await_threshold=0.03)
+    traced_run(behind_a_busy_worker(has_another), await_threshold=0.03)
     assert caplog.records == []
 
 
