@@ -213,6 +213,9 @@ note_ready(Announcer *hook, PyObject *record)
     if (PyObject_TypeCheck(record, state->timed_type)) {
         return clock_now(&hook->clock, &((TimedCell *)record)->ready);
     }
+    if (PyObject_TypeCheck(record, state->counted_type)) {
+        return clock_now(&hook->clock, &((CountedCell *)record)->ready);
+    }
     return 0;
 }
 

@@ -1,4 +1,5 @@
-/* The fields that every task and step touches, as the bases of TaskRecord, Unrecorded, Shard and LoopState. */
+/* The fields that every task and step touches, as the bases of TaskRecord, Unrecorded, Shard and LoopState; and those that
+   thousands of cancellations touch, of Counted, Burst and Shutdown. */
 
 #include "compiled.h"
 
@@ -11,7 +12,9 @@
 
 #define EACH_OF_LOOP(DO) \
     DO(shard) DO(unrecorded) DO(running) DO(innermost) DO(step) DO(alive) DO(watch) DO(shutdown) \
-    DO(observation) DO(expected)
+    DO(observation) DO(expected) DO(burst) DO(cancelling) DO(counted)
+
+#define EACH_OF_BURST(DO) DO(guard) DO(by) DO(code) DO(now) DO(plain) DO(step) DO(fate) DO(last)
 
 static int
 cell_traverse(PyObject *self, visitproc visit, void *arg)
@@ -61,35 +64,70 @@ loop_clear(PyObject *self)
     return 0;
 }
 
-static void
-cell_dealloc(PyObject *self)
+static int
+counted_traverse(PyObject *self, visitproc visit, void *arg)
 {
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    cell_clear(self);
-    type->tp_free(self);
-    Py_DECREF(type);
+    Py_VISIT(((CountedCell *)self)->cancellation);
+    return cell_traverse(self, visit, arg);
 }
 
-static void
-timed_dealloc(PyObject *self)
+static int
+counted_clear(PyObject *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    timed_clear(self);
-    type->tp_free(self);
-    Py_DECREF(type);
+    Py_CLEAR(((CountedCell *)self)->cancellation);
+    return cell_clear(self);
 }
 
-static void
-loop_dealloc(PyObject *self)
+static int
+shutdown_traverse(PyObject *self, visitproc visit, void *arg)
 {
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    loop_clear(self);
-    type->tp_free(self);
-    Py_DECREF(type);
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((ShutdownCell *)self)->left);
+    Py_VISIT(((ShutdownCell *)self)->slowest);
+    return 0;
 }
+
+static int
+shutdown_clear(PyObject *self)
+{
+    Py_CLEAR(((ShutdownCell *)self)->left);
+    Py_CLEAR(((ShutdownCell *)self)->slowest);
+    return 0;
+}
+
+static int
+burst_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+#define VISIT_OF_BURST(field) Py_VISIT(((BurstCell *)self)->field);
+    EACH_OF_BURST(VISIT_OF_BURST)
+    return 0;
+}
+
+static int
+burst_clear(PyObject *self)
+{
+#define CLEAR_OF_BURST(field) Py_CLEAR(((BurstCell *)self)->field);
+    EACH_OF_BURST(CLEAR_OF_BURST)
+    return 0;
+}
+
+#define DEALLOC(name)                        \
+    static void name##_dealloc(PyObject *self) \
+    {                                        \
+        PyTypeObject *type = Py_TYPE(self);  \
+        PyObject_GC_UnTrack(self);           \
+        name##_clear(self);                  \
+        type->tp_free(self);                 \
+        Py_DECREF(type);                     \
+    }
+
+DEALLOC(cell)
+DEALLOC(timed)
+DEALLOC(loop)
+DEALLOC(counted)
+DEALLOC(shutdown)
+DEALLOC(burst)
 
 static PyMemberDef cell_members[] = {OBJECT(Cell, step), {NULL, 0, 0, 0, NULL}};
 
@@ -120,6 +158,7 @@ static PyMemberDef timed_members[] = {
     NUMBER(TimedCell, max_step),
     NUMBER(TimedCell, max_idle),
     NUMBER(TimedCell, steps),
+    NUMBER(TimedCell, asked),
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -142,10 +181,47 @@ static PyMemberDef loop_members[] = {
     OBJECT(LoopCell, shutdown),
     OBJECT(LoopCell, observation),
     OBJECT(LoopCell, expected),
+    OBJECT(LoopCell, burst),
+    OBJECT(LoopCell, cancelling),
+    OBJECT(LoopCell, counted),
     {"metered", T_BOOL, offsetof(LoopCell, metered), 0, NULL},
     {"innermost", T_OBJECT, offsetof(LoopCell, innermost), READONLY, NULL},
     {"turn", T_LONGLONG, offsetof(LoopCell, turn), READONLY, NULL},
     {"frameless", T_LONGLONG, offsetof(LoopCell, frameless), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMemberDef counted_members[] = {
+    OBJECT(CountedCell, cancellation),
+    NUMBER(CountedCell, ready),
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMemberDef shutdown_members[] = {
+    OBJECT(ShutdownCell, left),
+    OBJECT(ShutdownCell, slowest),
+    NUMBER(ShutdownCell, started),
+    NUMBER(ShutdownCell, cancelled),
+    NUMBER(ShutdownCell, slowest_time),
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMemberDef burst_members[] = {
+    OBJECT(BurstCell, guard),
+    OBJECT(BurstCell, by),
+    OBJECT(BurstCell, code),
+    OBJECT(BurstCell, now),
+    OBJECT(BurstCell, plain),
+    OBJECT(BurstCell, step),
+    OBJECT(BurstCell, fate),
+    OBJECT(BurstCell, last),
+    NUMBER(BurstCell, started),
+    NUMBER(BurstCell, until),
+    NUMBER(BurstCell, count),
+    NUMBER(BurstCell, instruction),
+    {"thread", T_ULONG, offsetof(BurstCell, thread), 0, NULL},
+    {"made_by_it", T_BOOL, offsetof(BurstCell, made_by_it), 0, NULL},
+    {"ends_loop", T_BOOL, offsetof(BurstCell, ends_loop), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -161,6 +237,9 @@ static PyMemberDef loop_members[] = {
 CELL_SLOTS(cell);
 CELL_SLOTS(timed);
 CELL_SLOTS(loop);
+CELL_SLOTS(counted);
+CELL_SLOTS(shutdown);
+CELL_SLOTS(burst);
 
 static PyType_Slot shard_slots[] = {{Py_tp_members, shard_members}, {0, NULL}};
 
@@ -172,22 +251,28 @@ SPEC(cell, "Cell", Cell, BASE | Py_TPFLAGS_HAVE_GC);
 SPEC(timed, "TimedCell", TimedCell, BASE | Py_TPFLAGS_HAVE_GC);
 SPEC(loop, "LoopCell", LoopCell, BASE | Py_TPFLAGS_HAVE_GC);
 SPEC(shard, "ShardCell", ShardCell, BASE);
+SPEC(counted, "CountedCell", CountedCell, BASE | Py_TPFLAGS_HAVE_GC);
+SPEC(shutdown, "ShutdownCell", ShutdownCell, BASE | Py_TPFLAGS_HAVE_GC);
+SPEC(burst, "BurstCell", BurstCell, BASE | Py_TPFLAGS_HAVE_GC);
+
+/* One more type of the module. */
+static int
+add_type(PyObject *module, PyTypeObject **place, PyType_Spec *spec, PyTypeObject *base)
+{
+    *place = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, (PyObject *)base);
+    return *place == NULL ? -1 : PyModule_AddType(module, *place);
+}
 
 int
 cells_add(PyObject *module, State *state)
 {
-    state->cell_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &cell_spec, NULL);
-    if (state->cell_type == NULL) {
-        return -1;
-    }
-    state->timed_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &timed_spec, (PyObject *)state->cell_type);
-    state->loop_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &loop_spec, NULL);
-    state->shard_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &shard_spec, NULL);
-    if (state->timed_type == NULL || state->loop_type == NULL || state->shard_type == NULL) {
-        return -1;
-    }
-    return PyModule_AddType(module, state->cell_type) || PyModule_AddType(module, state->timed_type) ||
-                   PyModule_AddType(module, state->loop_type) || PyModule_AddType(module, state->shard_type)
+    return add_type(module, &state->cell_type, &cell_spec, NULL) < 0 ||
+                   add_type(module, &state->timed_type, &timed_spec, state->cell_type) < 0 ||
+                   add_type(module, &state->counted_type, &counted_spec, state->cell_type) < 0 ||
+                   add_type(module, &state->loop_type, &loop_spec, NULL) < 0 ||
+                   add_type(module, &state->shard_type, &shard_spec, NULL) < 0 ||
+                   add_type(module, &state->shutdown_type, &shutdown_spec, NULL) < 0 ||
+                   add_type(module, &state->burst_type, &burst_spec, NULL) < 0
                ? -1
                : 0;
 }

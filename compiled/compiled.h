@@ -18,7 +18,7 @@
 #endif
 
 /* Changed with every change of what Python and C expect of each other; otel_asyncio/observe/flavour.py has it too. */
-#define INTERFACE 4
+#define INTERFACE 5
 
 #define NOT_READY (-1)
 
@@ -35,8 +35,31 @@ typedef struct {
     PyObject *kind, *code, *qualname, *made_at, *outcome, *span, *task, *problem, *cancellation, *name, *waits;
     PyObject *id, *creator;
     long long created, wall, ended, ready, suspended, first_step, step_started;
-    long long busy, scheduled, max_step, max_idle, steps;
+    long long busy, scheduled, max_step, max_idle, steps, asked;
 } TimedCell;
+
+/* What stands for tasks without a record of their own while they are being cancelled. */
+typedef struct {
+    Cell cell;
+    PyObject *cancellation;
+    long long ready;
+} CountedCell;
+
+/* A loop's end that cancels what is left. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *left, *slowest;
+    long long started, cancelled, slowest_time;
+} ShutdownCell;
+
+/* The cancellations of a storm that one line asks for in one step. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *guard, *by, *code, *now, *plain, *step, *fate, *last;
+    long long started, until, count, instruction;
+    unsigned long thread;
+    char made_by_it, ends_loop;
+} BurstCell;
 
 /* The hot part of a Shard: what one loop has counted. */
 typedef struct {
@@ -55,6 +78,7 @@ typedef struct {
     PyObject *watch, *shutdown; /* the watchdog's view of it, what is known of its end; or None */
     PyObject *observation;
     PyObject *expected;         /* the record of a task that somebody's factory makes now, or None */
+    PyObject *burst, *cancelling, *counted; /* a storm of cancellations, the request made now, a stand-in; or None */
     char metered;
     /* Of the steps that run in C, without a frame of Python: the watchdog asks here for what it cannot see. */
     PyObject *innermost;             /* Cell: of the one that was begun last, or None */
@@ -77,6 +101,7 @@ typedef struct {
     long long longest_wait, longest_step;
     PyObject *untold; /* a tuple of what must be empty for an end to be dealt with in C */
     PyObject *closed, *ending, *success; /* of a timed one: the sink's, the guard around it, Outcome.SUCCESS */
+    PyObject *goes_on, *cancelled; /* of one in a burst: who is told that it has not ended, Outcome.CANCELLATION; or NULL */
 } Step;
 
 /* Where an object of `asyncio.Handle` keeps what. */
@@ -96,6 +121,7 @@ typedef struct {
     Spare spare_bound, spare_handles;
     PyTypeObject *cell_type, *timed_type, *loop_type, *shard_type, *step_type, *bound_type, *announcer_type;
     PyTypeObject *maker_type, *register_type, *vigil_type;
+    PyTypeObject *counted_type, *shutdown_type, *burst_type, *canceller_type;
     PyTypeObject *handle_base, *handle_type; /* NULL where asyncio.Handle is not the one we know */
     HandleSlots slots;
     PyObject *base_run; /* Handle._run */
@@ -112,6 +138,7 @@ typedef struct {
     PyObject *s_name, *s_loop, *s_task, *s_place, *s_unwanted, *s_switch_off_creation;
     PyObject *s_task_factory, *s_get_task_factory, *s_is_closed, *s_cr_code, *s_qualname, *s_parent;
     PyObject *s_make_sure_of_running, *s_stir, *s_abandon, *s_failed, *s_fail, *s_get_name, *s_durations, *s_eager_start;
+    PyObject *s_cancelled, *s_ended, *s_cancellations, *s_fut_waiter, *s_get_loop, *s_stand_in, *s_shut_down, *s_tell;
     PyObject *getframe, *one; /* sys._getframe, and 1 */
     PyObject *context_keyword; /* ("context",) */
     PyObject *task_keywords;   /* ("loop", "name", "context") */
@@ -120,6 +147,12 @@ typedef struct {
 extern struct PyModuleDef compiled_module;
 
 State *state_of(PyTypeObject *type);
+
+static inline int
+is_none(PyObject *object)
+{
+    return object == NULL || object == Py_None;
+}
 
 /* Whether an answer is `expected`; takes the reference. Negative where there is none, but an exception. */
 static inline int
@@ -188,6 +221,13 @@ PyObject *step_bind(State *state, Step *step, PyObject *record, PyObject *task, 
 PyObject *take_raised(void);
 void raise_again(PyObject *raised);
 int tell_failure(PyObject *owner, PyObject *method);
+
+int is_done(State *state, PyObject *task);
+
+/* bursts.c */
+int bursts_add(PyObject *module, State *state);
+int burst_ended(State *state, BurstCell *burst, PyObject *record, PyObject *task, LoopCell *loop, ShardCell *shard);
+int count_one(State *state, ShardCell *shard, PyObject *table, PyObject *key);
 
 /* handles.c */
 int offset_of(PyTypeObject *type, const char *name, Py_ssize_t *offset);

@@ -116,6 +116,14 @@ intern_names(State *state)
         {&state->s_get_name, "get_name"},
         {&state->s_durations, "durations"},
         {&state->s_eager_start, "eager_start"},
+        {&state->s_cancelled, "CANCELLED"},
+        {&state->s_ended, "ended"},
+        {&state->s_cancellations, "cancellations"},
+        {&state->s_fut_waiter, "_fut_waiter"},
+        {&state->s_get_loop, "get_loop"},
+        {&state->s_stand_in, "stand_in"},
+        {&state->s_shut_down, "shut_down"},
+        {&state->s_tell, "tell"},
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(names); i++) {
         if ((*names[i].place = PyUnicode_InternFromString(names[i].name)) == NULL) {
@@ -133,7 +141,7 @@ module_exec(PyObject *module)
     State *state = PyModule_GetState(module);
     state->spare_bound.limit = state->spare_handles.limit = SPARE;
     if (intern_names(state) < 0 || find_methods(state) < 0 || cells_add(module, state) < 0 ||
-        steps_add(module, state) < 0 || announce_add(module, state) < 0 || create_add(module, state) < 0 ||
+        steps_add(module, state) < 0 || bursts_add(module, state) < 0 || announce_add(module, state) < 0 || create_add(module, state) < 0 ||
         vigil_add(module, state) < 0) {
         return -1;
     }
@@ -144,6 +152,7 @@ module_exec(PyObject *module)
 #define EACH_IN_CYCLES(DO)                                                                                  \
     DO(handle_type) DO(handle_base) DO(base_run) DO(cell_type) DO(timed_type) DO(loop_type) DO(shard_type)  \
     DO(step_type) DO(bound_type) DO(announcer_type) DO(maker_type) DO(register_type) DO(vigil_type)       \
+    DO(counted_type) DO(shutdown_type) DO(burst_type) DO(canceller_type)                                    \
     DO(done) DO(append) DO(deque_type) DO(perf_counter_ns)
 
 #define EACH_NAME(DO)                                                                                \
@@ -152,7 +161,8 @@ module_exec(PyObject *module)
     DO(s_name) DO(s_loop) DO(s_task) DO(s_place) DO(s_unwanted) DO(s_switch_off_creation)            \
     DO(s_task_factory) DO(s_get_task_factory) DO(s_is_closed) DO(s_cr_code) DO(s_qualname)            \
     DO(s_parent) DO(s_make_sure_of_running) DO(s_stir) DO(s_abandon) DO(s_failed) DO(s_fail)          \
-    DO(s_get_name) DO(s_durations) DO(s_eager_start) DO(getframe) DO(one)                                               \
+    DO(s_get_name) DO(s_durations) DO(s_eager_start) DO(s_cancelled) DO(s_ended) DO(s_cancellations)     \
+    DO(s_fut_waiter) DO(s_get_loop) DO(s_stand_in) DO(s_shut_down) DO(s_tell) DO(getframe) DO(one)       \
     DO(context_keyword) DO(task_keywords)
 
 #define VISIT(field) Py_VISIT(state->field);
@@ -206,7 +216,7 @@ static PyModuleDef_Slot module_slots[] = {
 struct PyModuleDef compiled_module = {
     PyModuleDef_HEAD_INIT,
     .m_name = "otel_asyncio.observe._compiled",
-    .m_doc = "The compiled hot path, the twin of otel_asyncio.observe.steps, create, tasks and finishing.",
+    .m_doc = "The compiled hot path, the twin of otel_asyncio.observe.steps, create, tasks, finishing and bursts.",
     .m_size = sizeof(State),
     .m_methods = module_methods,
     .m_slots = module_slots,

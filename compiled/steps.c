@@ -112,7 +112,7 @@ offer(State *state, LoopCell *loop, PyObject *samples, PyObject *value)
 }
 
 /* Whether the task is done: asked as Python would ask, without the look-up where the answer is asyncio's C code. */
-static int
+int
 is_done(State *state, PyObject *task)
 {
     PyObject *answer;
@@ -145,15 +145,19 @@ is_all_told(PyObject *untold)
     return 1;
 }
 
+/* Whether this is the state of a task, where asyncio's C code can be asked. Negative on error. */
+static int
+is_in_state(State *state, PyObject *task, PyObject *name)
+{
+    int known = state->get_state != NULL && state->get_exception != NULL && PyObject_TypeCheck(task, PyDescr_TYPE(state->done));
+    return known > 0 ? is_answer(state->get_state(task, NULL), name) : 0;
+}
+
 /* Whether a task that is done has returned. Negative on error. */
 static int
 has_returned(State *state, PyObject *task)
 {
-    int returned = state->get_state != NULL && state->get_exception != NULL &&
-                   PyObject_TypeCheck(task, PyDescr_TYPE(state->done));
-    if (returned > 0) {
-        returned = is_answer(state->get_state(task, NULL), state->s_finished);
-    }
+    int returned = is_in_state(state, task, state->s_finished);
     if (returned > 0) {
         returned = is_answer(state->get_exception(task, NULL), Py_None);
     }
@@ -185,47 +189,54 @@ finish_counted(State *state, Step *step, PyObject *record, PyObject *task, PyObj
     return tell(step->finish, finished, 2);
 }
 
+/* Whether there is nothing to be told of the end of a recorded task but its span. Negative on error. */
 static int
-is_none(PyObject *object)
+is_only_a_span(State *state, Step *step, TimedCell *record, LoopCell *loop)
 {
-    return object == NULL || object == Py_None;
+    int only = step->closed != NULL && is_none(record->outcome) && loop->alive != NULL && PySet_CheckExact(loop->alive);
+    if (only > 0) {
+        only = is_all_told(step->untold);
+    }
+    if (only > 0) {
+        only = is_answer(PyObject_GetAttr(step->ending, state->s_failed), Py_False);
+    }
+    return only;
 }
 
-/* Whether the end of a recorded task is the usual one: it has returned, and there is nothing to be told but its span.
+/* Whether the end of a recorded task is the usual one: it has returned, and nobody has asked for anything else.
    Negative on error. */
 static int
 ends_as_usual(State *state, Step *step, TimedCell *record, PyObject *task, LoopCell *loop)
 {
-    int usual = step->closed != NULL && is_none(record->outcome) && is_none(record->cancellation) &&
-                is_none(loop->shutdown) && loop->alive != NULL && PySet_CheckExact(loop->alive);
+    int usual = is_none(record->cancellation) && is_none(loop->shutdown);
     if (usual > 0) {
-        usual = is_all_told(step->untold);
+        usual = is_only_a_span(state, step, record, loop);
     }
-    if (usual > 0) {
-        usual = has_returned(state, task);
-    }
-    if (usual > 0) {
-        usual = is_answer(PyObject_GetAttr(step->ending, state->s_failed), Py_False);
-    }
-    return usual;
+    return usual > 0 ? has_returned(state, task) : usual;
 }
 
-/* The last transition of a record, and its span: the twin of finishing.make_finish for a task that has returned. */
+/* The last transition of a record, and its span: the twin of finishing.make_finish, but for what is told of a cancellation. */
 static int
-end_record(State *state, Step *step, TimedCell *record, PyObject *task, LoopCell *loop, ShardCell *shard)
+end_record(State *state, Step *step, TimedCell *record, PyObject *task, LoopCell *loop, ShardCell *shard,
+           PyObject *outcome)
 {
     PyObject *name = PyObject_CallMethodNoArgs(task, state->s_get_name);
     if (name == NULL) {
         return -1;
     }
     Py_XSETREF(record->name, name);
-    Py_XSETREF(record->outcome, Py_NewRef(step->success));
+    Py_XSETREF(record->outcome, Py_NewRef(outcome));
     record->ended = record->suspended;
     Py_CLEAR(record->task);
     if (PySet_Discard(loop->alive, (PyObject *)record) < 0) {
         return -1;
     }
-    shard->succeeded++;
+    if (outcome == step->success) {
+        shard->succeeded++;
+    }
+    else if (count_one(state, shard, state->s_ended, outcome) < 0) {
+        return -1;
+    }
     shard->recorded++;
     shard->steps += record->steps;
     PyObject *closed[] = {(PyObject *)record, Py_None};
@@ -251,10 +262,111 @@ finish_recorded(State *state, Step *step, TimedCell *record, PyObject *task, PyO
     }
     Py_INCREF(loop);
     Py_INCREF(shard);
-    int status = end_record(state, step, record, task, loop, shard);
+    int status = end_record(state, step, record, task, loop, shard, step->success);
     Py_DECREF(shard);
     Py_DECREF(loop);
     return status < 0 ? tell_failure(step->ending, state->s_fail) : 0;
+}
+
+/* ---- a task that belongs to a burst of cancellations ---- */
+
+/* Borrowed: the burst that a record belongs to, or NULL. */
+static BurstCell *
+burst_of(State *state, PyObject *record)
+{
+    PyObject *cancellation = NULL;
+    if (PyObject_TypeCheck(record, state->timed_type)) {
+        cancellation = ((TimedCell *)record)->cancellation;
+    }
+    else if (PyObject_TypeCheck(record, state->counted_type)) {
+        cancellation = ((CountedCell *)record)->cancellation;
+    }
+    return cancellation != NULL && PyObject_TypeCheck(cancellation, state->burst_type) ? (BurstCell *)cancellation : NULL;
+}
+
+/* Whether the task has not been asked again since its step was announced, and was not looked at on its own. */
+static int
+is_still_in_burst(State *state, PyObject *record, PyObject *task)
+{
+    if (burst_of(state, record) == NULL) {
+        return 0;
+    }
+    int same = is_answer(PyObject_GetAttr(task, state->s_otel_asyncio), record);
+    if (same < 0) {
+        PyErr_Clear();
+    }
+    return same > 0;
+}
+
+/* Whether one of a burst has ended as nearly all do: cancelled. Negative on error. */
+static int
+ends_with_the_burst(State *state, Step *step, BurstCell *burst, PyObject *record, PyObject *task, LoopCell *loop)
+{
+    int usual = is_in_state(state, task, state->s_cancelled);
+    if (usual > 0) {
+        usual = is_answer(PyObject_GetAttr(burst->guard, state->s_failed), Py_False);
+    }
+    if (usual > 0) {
+        usual = PyObject_TypeCheck(record, state->timed_type) ? is_only_a_span(state, step, (TimedCell *)record, loop)
+                                                              : is_all_told(step->untold);
+    }
+    return usual;
+}
+
+/* The end of one of a burst. Whether it was dealt with; else it is for Python. Negative on error. */
+static int
+finish_in_burst(State *state, Step *step, PyObject *record, PyObject *task, LoopCell *loop)
+{
+    ShardCell *shard = loop == NULL ? NULL : shard_of(state, loop);
+    BurstCell *burst = shard == NULL || step->untold == NULL ? NULL : burst_of(state, record);
+    int usual = burst == NULL ? 0 : ends_with_the_burst(state, step, burst, record, task, loop);
+    if (usual <= 0) {
+        return usual;
+    }
+    int timed = PyObject_TypeCheck(record, state->timed_type), status;
+    PyObject *guard = Py_NewRef(timed ? step->ending : burst->guard);
+    Py_INCREF(loop);
+    Py_INCREF(shard);
+    Py_INCREF(burst);
+    if (timed) {
+        status = end_record(state, step, (TimedCell *)record, task, loop, shard, step->cancelled);
+    }
+    else {
+        status = count_one(state, shard, state->s_ended, step->cancelled);
+    }
+    if (status == 0 && (status = burst_ended(state, burst, record, task, loop, shard)) < 0) {
+        Py_SETREF(guard, Py_NewRef(burst->guard));
+    }
+    if (status < 0) {
+        status = tell_failure(guard, state->s_fail);
+    }
+    Py_DECREF(burst);
+    Py_DECREF(shard);
+    Py_DECREF(loop);
+    Py_DECREF(guard);
+    return status < 0 ? -1 : 1;
+}
+
+/* ---- both halves of a step ---- */
+
+/* The step is over: whether the task is done, and what is to be told of it then. */
+static int
+let_go(State *state, Step *step, PyObject *record, PyObject *task, PyObject *future, LoopCell *loop)
+{
+    int done = is_done(state, task), dealt_with = 0;
+    if (step->goes_on != NULL) {
+        if (done == 0) {
+            return tell(step->goes_on, &task, 1);
+        }
+        if (done > 0) {
+            dealt_with = finish_in_burst(state, step, record, task, loop);
+        }
+    }
+    if (done <= 0 || dealt_with != 0) {
+        return done < 0 || dealt_with < 0 ? -1 : 0;
+    }
+    return step->clock.ask == NULL ? finish_counted(state, step, record, task, future == NULL ? Py_None : future, loop)
+                                   : finish_recorded(state, step, (TimedCell *)record, task, future);
 }
 
 static int
@@ -263,8 +375,7 @@ run_counted(State *state, Step *step, PyObject *record, PyObject *task, PyObject
 {
     int status = tell(callback, args, nargs);
     PyObject *raised = status < 0 ? take_raised() : NULL;
-    int done = is_done(state, task);
-    if (done < 0 || (done && finish_counted(state, step, record, task, nargs > 0 ? args[0] : Py_None, cell) < 0)) {
+    if (let_go(state, step, record, task, nargs > 0 ? args[0] : NULL, cell) < 0) {
         Py_XDECREF(raised);
         return -1;
     }
@@ -327,8 +438,7 @@ end(State *state, Step *step, TimedCell *record, PyObject *task, PyObject *futur
     if (took >= step->longest_step && tell_hold(step, record, task, started, ended) < 0) {
         return -1;
     }
-    int done = is_done(state, task);
-    return done > 0 ? finish_recorded(state, step, record, task, future) : done;
+    return let_go(state, step, (PyObject *)record, task, future, (LoopCell *)record->loop);
 }
 
 static int
@@ -399,6 +509,10 @@ int
 step_run(State *state, Step *step, PyObject *record, PyObject *task, PyObject *callback, PyObject *const *args,
          Py_ssize_t nargs, PyObject *loop)
 {
+    if (step->goes_on != NULL && !is_still_in_burst(state, record, task)) {
+        PyObject *all[] = {task, callback, nargs > 0 ? args[0] : NULL};
+        return tell(step->plain, all, nargs > 0 ? 3 : 2);
+    }
     LoopCell *cell = cell_of(state, record, loop);
     if (cell == NULL) {
         return run(state, step, record, task, callback, args, nargs, NULL);
@@ -417,6 +531,10 @@ step_run(State *state, Step *step, PyObject *record, PyObject *task, PyObject *c
 }
 
 /* ---- Step: `step(task, callback)`, `step(task, callback, future)`, which is the one in Python ---- */
+
+#define EACH_OF_STEP(DO)                                                                        \
+    DO(plain) DO(finish) DO(waited) DO(held) DO(adopted) DO(untold) DO(closed) DO(ending) DO(success) \
+    DO(goes_on) DO(cancelled)
 
 static PyObject *
 step_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *keywords)
@@ -470,6 +588,31 @@ step_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     return (PyObject *)step;
 }
 
+/* `step.brief(plain, goes_on, cancelled)`: the same for a task that belongs to a burst. */
+static PyObject *
+step_brief(PyObject *self, PyObject *args)
+{
+    PyObject *plain, *goes_on, *cancelled;
+    if (!PyArg_ParseTuple(args, "OOO:brief", &plain, &goes_on, &cancelled)) {
+        return NULL;
+    }
+    Step *like = (Step *)self, *step = (Step *)Py_TYPE(self)->tp_alloc(Py_TYPE(self), 0);
+    if (step == NULL) {
+        return NULL;
+    }
+    step->vectorcall = step_vectorcall;
+#define SAME(field) step->field = Py_XNewRef(like->field);
+    EACH_OF_STEP(SAME)
+    step->clock = like->clock;
+    Py_XINCREF(step->clock.ask);
+    step->longest_wait = like->longest_wait;
+    step->longest_step = like->longest_step;
+    Py_XSETREF(step->plain, Py_NewRef(plain));
+    Py_XSETREF(step->goes_on, Py_NewRef(goes_on));
+    Py_XSETREF(step->cancelled, Py_NewRef(cancelled));
+    return (PyObject *)step;
+}
+
 /* Bound to a task, as a function would be. */
 static PyObject *
 step_get(PyObject *self, PyObject *object, PyObject *type)
@@ -480,35 +623,19 @@ step_get(PyObject *self, PyObject *object, PyObject *type)
 static int
 step_traverse(PyObject *self, visitproc visit, void *arg)
 {
-    Step *step = (Step *)self;
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(step->plain);
-    Py_VISIT(step->finish);
-    Py_VISIT(step->waited);
-    Py_VISIT(step->held);
-    Py_VISIT(step->adopted);
-    Py_VISIT(step->untold);
-    Py_VISIT(step->closed);
-    Py_VISIT(step->ending);
-    Py_VISIT(step->success);
-    Py_VISIT(step->clock.ask);
+#define VISIT_OF_STEP(field) Py_VISIT(((Step *)self)->field);
+    EACH_OF_STEP(VISIT_OF_STEP)
+    Py_VISIT(((Step *)self)->clock.ask);
     return 0;
 }
 
 static int
 step_clear(PyObject *self)
 {
-    Step *step = (Step *)self;
-    Py_CLEAR(step->plain);
-    Py_CLEAR(step->finish);
-    Py_CLEAR(step->waited);
-    Py_CLEAR(step->held);
-    Py_CLEAR(step->adopted);
-    Py_CLEAR(step->untold);
-    Py_CLEAR(step->closed);
-    Py_CLEAR(step->ending);
-    Py_CLEAR(step->success);
-    Py_CLEAR(step->clock.ask);
+#define CLEAR_OF_STEP(field) Py_CLEAR(((Step *)self)->field);
+    EACH_OF_STEP(CLEAR_OF_STEP)
+    Py_CLEAR(((Step *)self)->clock.ask);
     return 0;
 }
 
@@ -527,7 +654,11 @@ static PyMemberDef step_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
+static PyMethodDef step_methods[] = {{"brief", step_brief, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}};
+
 static PyType_Slot step_slots[] = {
+    {Py_tp_methods, step_methods},
+
     {Py_tp_new, step_new},           {Py_tp_call, PyVectorcall_Call}, {Py_tp_descr_get, step_get},
     {Py_tp_traverse, step_traverse}, {Py_tp_clear, step_clear},       {Py_tp_dealloc, step_dealloc},
     {Py_tp_members, step_members},   {0, NULL},

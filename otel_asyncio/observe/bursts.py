@@ -13,8 +13,10 @@ from asyncio import runners
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.cancellation import Cancellation, Fate, Origin, Request, Stage
+from otel_asyncio.observe.cells import BurstCell
 from otel_asyncio.observe.code import info_of
 from otel_asyncio.observe.records import EXITS, Counted
+from otel_asyncio.observe.shutdown import end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,25 +38,10 @@ class _Shared(Request):
         self.owner = None
 
 
-class Burst:
+class Burst(BurstCell):
     """The cancellations of a storm that one line asks for in one step, or the end of a loop."""
 
-    __slots__ = (
-        "_code",
-        "_fate",
-        "_instruction",
-        "_made_by_it",
-        "_now",
-        "_plain",
-        "_started",
-        "_step",
-        "_thread",
-        "_until",
-        "by",
-        "count",
-        "first",
-        "last",
-    )
+    __slots__ = ("first",)
 
     brief = True
     stage = Stage.RAISED
@@ -66,49 +53,47 @@ class Burst:
             if name not in ("owner", "task_id", "state"):
                 setattr(self.first, name, getattr(like, name))
         self.by = state.running
-        self._started = 0 if self.by is None else self.by.step_started
-        self._code, self._instruction, self._until = frame.f_code, frame.f_lasti, until
-        self._thread = threading.get_ident()
-        self._made_by_it = _made(self.by, like.owner)
-        self._now, self._plain = observation.clock.monotonic_ns, observation.step
-        self._step = observation.cancellations.brief_step
-        self._fate = (like.origin, Fate.DELIVERED, like.expected)
-        self.count = 0
-        """Recorded tasks that have ended and were not told of yet."""
-        self.last: Any = None
-        """The record of the last of them."""
+        self.started = 0 if self.by is None else self.by.step_started
+        self.code, self.instruction, self.until = frame.f_code, frame.f_lasti, until
+        self.thread = threading.get_ident()
+        self.made_by_it = _made(self.by, like.owner)
+        self.ends_loop = like.origin is Origin.SHUTDOWN
+        self.now, self.plain = observation.clock.monotonic_ns, observation.step
+        self.step, self.guard = observation.cancellations.brief_step, observation.cancellations.guard
+        self.fate = (like.origin, Fate.DELIVERED, like.expected)
+        self.count, self.last = 0, None
 
     def take(self, task: Any, record: Any, frame: FrameType, state: LoopState) -> Request | None:
         """One more task, if all that matters is as it was for the first; else None."""
-        by, now = self.by, self._now()
+        by, now = self.by, self.now()
         if (
-            frame.f_code is not self._code
-            or frame.f_lasti != self._instruction
+            frame.f_code is not self.code
+            or frame.f_lasti != self.instruction
             or record.cancellation is not None
             or state.running is not by
-            or (by is not None and (by.step_started != self._started or sys.exception() is not None))
+            or (by is not None and (by.step_started != self.started or sys.exception() is not None))
             or state.cancelling is not None
-            or now >= self._until
-            or threading.get_ident() != self._thread
-            or _made(by, record) is not self._made_by_it
+            or now >= self.until
+            or threading.get_ident() != self.thread
+            or _made(by, record) is not self.made_by_it
         ):
             return None
         if record.timed:
-            if record.step is not self._plain or record.step_started:
+            if record.step is not self.plain or record.step_started:
                 return None
-            record.asked, record.step, record.cancellation = now, self._step, self
+            record.asked, record.step, record.cancellation = now, self.step, self
         elif record is state.unrecorded:
-            task._otel_asyncio = record = self._stand_in(state)
+            task._otel_asyncio = record = self.stand_in(state)
         else:
             return None
         request, shutdown = self.first, state.shutdown
-        if request.origin is Origin.SHUTDOWN and shutdown is not None:
+        if self.ends_loop and shutdown is not None:
             shutdown.left.add(id(task))
             shutdown.cancelled += 1
         request.owner, request.outer, request.state, state.cancelling = record, None, state, request
         return request
 
-    def _stand_in(self, state: LoopState) -> Counted:
+    def stand_in(self, state: LoopState) -> Counted:
         """The record of all its tasks that are only counted; kept by the loop, because it leads here."""
         counted = state.counted
         if counted is None or counted.cancellation is not self:
@@ -119,28 +104,36 @@ class Burst:
 
     def delivered(self, record: Any, state: LoopState) -> None:
         """One of them has ended cancelled, in its first step since."""
-        state.shard.cancellations[self._fate] += 1
+        state.shard.cancellations[self.fate] += 1
         if record.timed:
             self.count += 1
             self.last = record
             if self.count == 1:
-                observation = state.observation
-                observation.ending.run(observation.sink.burst, self)
+                self.tell(state)
+
+    def tell(self, state: LoopState) -> None:
+        """The first that is not told of has ended."""
+        state.observation.ending.run(state.observation.sink.burst, self)
+
+    def shut_down(self, state: LoopState) -> None:
+        """The last of those that the end of the loop has cancelled has ended."""
+        end(state, self.now())
 
     def whole(self, record: Any, task: Any, ran: bool = False) -> Cancellation:
         """What one of them would have had, had it not been one of so many. `ran`: it has, since it was asked."""
-        cancellation = Cancellation(self.first, record.asked if record.timed else self._now(), record.steps)
+        cancellation = Cancellation(self.first, record.asked if record.timed else self.now(), record.steps)
         if ran or (task is not None and asyncio.current_task(task.get_loop()) is task):
             cancellation.advance(Stage.RAISED)
         return cancellation
 
     def told(self) -> tuple[Any, Cancellation, int]:
         """Of those that ended since this was asked last: the last one, and how many."""
-        record, count = self.last, self.count
+        record: Any = self.last
+        count = self.count
         self.last, self.count = None, 0  # the record leads here
         cancellation = self.whole(record, None)
         cancellation.settle(Fate.DELIVERED, record.ended)
-        cancellation.expected = self._fate[2]
+        cancellation.expected = self.fate[2]
         return record, cancellation, count
 
 
@@ -165,7 +158,7 @@ def make_brief_step(cancellations: Cancellations, inner: Callable[..., None]) ->
 
     def brief_step(task: Any, *arguments: Any) -> None:
         record, step = task._otel_asyncio, inner
-        if type(record.cancellation) is not Burst and record.step is not brief_step:
+        if type(record.cancellation) is not Burst and record.step not in cancellations.brief_steps:
             step = record.step  # it has been asked again meanwhile
         try:
             step(task, *arguments)

@@ -192,7 +192,7 @@ class Cancellation:
         self.requested = now
         self.settled = 0
         self.steps = steps
-        """How many steps the task had run when it was asked for."""
+        """How many steps the task had begun when it was asked for."""
         self.waited = 0
         """How long the task has waited since it was last seen to deal with the CancelledError."""
         self.seen = 0

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from otel_asyncio.observe.bursts import Burst, burst_of, make_brief_step
+from otel_asyncio.observe.bursts import Burst, burst_of
 from otel_asyncio.observe.cancellation import CancelDetail, Cancellation, Fate, Request, Stage
 from otel_asyncio.observe.chain import walk
 from otel_asyncio.observe.eager import make_up_once_suspended
 from otel_asyncio.observe.frames import is_handling
 from otel_asyncio.observe.handlers import HandlerWatch
+from otel_asyncio.observe.hotpath import make_brief_step
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.origins import (
     TELLS_CONTEXT,
@@ -25,7 +26,7 @@ from otel_asyncio.observe.origins import (
     note_who_hands_over,
 )
 from otel_asyncio.observe.overrides import OUR_CALLS, make_watching_step
-from otel_asyncio.observe.records import Counted
+from otel_asyncio.observe.records import NOT_READY, Counted
 from otel_asyncio.observe.rules import ASYNCIO_RULES, SCOPES, keeps_the_count
 from otel_asyncio.observe.shutdown import end_one, state_of
 from otel_asyncio.observe.storms import Storms
@@ -42,8 +43,7 @@ class Cancellations:
         self._observation = observation
         self._now = observation.clock.monotonic_ns
         self._depth, self._limit, self._messages = detail
-        self.guard, self.handlers = Guard("cancellation"), HandlerWatch()
-        self._storms = Storms()
+        self.guard, self.handlers, self._storms = Guard("cancellation"), HandlerWatch(), Storms()
         self.origins = Origins(ASYNCIO_RULES)
         self.scopes = set(SCOPES)
         """The code that takes back what it has asked for."""
@@ -53,11 +53,11 @@ class Cancellations:
 
     def make_steps(self) -> None:
         """Make the watching steps around those of the observation, once it has them."""
-        observation = self._observation
-        self._step: Any = make_watching_step(self, observation.step)
-        self._counted_step: Any = make_watching_step(self, observation.unrecorded.step)
-        self.brief_step: Any = make_brief_step(self, observation.step)
-        self.brief_counted_step: Any = make_brief_step(self, observation.unrecorded.step)
+        plain = self._observation.step, self._observation.unrecorded.step
+        self._step, self._counted_step = (make_watching_step(self, step) for step in plain)
+        self.brief_steps = self.brief_step, self.brief_counted_step = tuple(
+            make_brief_step(self, step) for step in plain
+        )
 
     def requested(self, task: Any, message: Any, frame: Any) -> Request | None:
         """`cancel()` is called; the base has not been, so that the wake-up it announces gets the watching step."""
@@ -111,7 +111,8 @@ class Cancellations:
                 return
             self._settle(record, task, cancellation, Fate.SUPPRESSED)
         record = request.owner = self.watch(task, record, now)
-        record.cancellation = cancellation = Cancellation(request, now, record.steps)
+        begun = record.steps + (1 if record.timed and record.step_started else 0)
+        record.cancellation = cancellation = Cancellation(request, now, begun)
         if record.timed and not request.brief:
             look_closely(cancellation, task, request, frame, self._observation.sink, self._depth)
             if self._messages and message is not None:
@@ -208,7 +209,8 @@ class Cancellations:
             return False
 
     def _judge(self, record: Any, task: Any, cancellation: Cancellation, now: int) -> None:
-        cancellation.waited += now - record.suspended
+        until = now if record.ready == NOT_READY else record.ready  # from there on it waits for the loop
+        cancellation.waited += max(until - record.suspended, 0)
         if cancellation.waited < self._limit:
             return
         if is_handling(task):

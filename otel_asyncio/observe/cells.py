@@ -7,9 +7,15 @@ from typing import TYPE_CHECKING, Any
 from otel_asyncio.observe.flavour import extension
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import CodeType
+
+    from otel_asyncio.observe.bursts import Burst
+    from otel_asyncio.observe.cancellation import Fate, Origin, Request
     from otel_asyncio.observe.counters import Shard
     from otel_asyncio.observe.observation import Observation
-    from otel_asyncio.observe.records import TaskRecord, Unrecorded
+    from otel_asyncio.observe.observer import Guard
+    from otel_asyncio.observe.records import Counted, TaskRecord, Unrecorded
     from otel_asyncio.observe.shutdown import Shutdown
     from otel_asyncio.observe.watch import Watch
 
@@ -26,6 +32,7 @@ class TimedCell(Cell):
 
     __slots__ = (
         "_made_at",
+        "asked",
         "busy",
         "cancellation",
         "code",
@@ -54,6 +61,15 @@ class TimedCell(Cell):
     )
 
 
+class CountedCell(Cell):
+    """What stands for tasks that get no span while they are being cancelled."""
+
+    __slots__ = ("cancellation", "ready")
+    cancellation: Any
+    ready: int
+    """Since when the next step is announced; `NOT_READY`: none is."""
+
+
 class ShardCell:
     """The fields of a loop's counters that every task touches."""
 
@@ -76,6 +92,9 @@ class LoopCell:
 
     __slots__ = (
         "alive",
+        "burst",
+        "cancelling",
+        "counted",
         "expected",
         "metered",
         "observation",
@@ -96,6 +115,12 @@ class LoopCell:
     shutdown: Shutdown | None
     expected: TaskRecord | None
     """The record of a task that somebody's factory makes now."""
+    burst: Burst | None
+    """What a storm of cancellations that goes on now is collected in."""
+    cancelling: Request | None
+    """The request that is being made now: what it cancels in turn is its consequence."""
+    counted: Counted | None
+    """The record of its tasks in that storm that are only counted."""
     unrecorded: Unrecorded
     """Stands in for the record of each of its tasks that get no span."""
     running: TaskRecord | None
@@ -109,6 +134,64 @@ class LoopCell:
     """What stands for its task."""
 
 
+class ShutdownCell:
+    """The fields of a loop's end that every task touches that is left."""
+
+    __slots__ = ("cancelled", "left", "slowest", "slowest_time", "started")
+    started: int
+    cancelled: int
+    left: set[int]
+    """The identities of the tasks that have not ended."""
+    slowest: Any
+    """The record of the task that took longest to end."""
+    slowest_time: int
+
+
+class BurstCell:
+    """The fields of a burst that each of its cancellations touches."""
+
+    __slots__ = (
+        "by",
+        "code",
+        "count",
+        "ends_loop",
+        "fate",
+        "guard",
+        "instruction",
+        "last",
+        "made_by_it",
+        "now",
+        "plain",
+        "started",
+        "step",
+        "thread",
+        "until",
+    )
+    guard: Guard
+    """Around all that is done about cancellations."""
+    by: TaskRecord | None
+    """Who asks, in the step that began at `started`, by this instruction of this code, in this thread."""
+    started: int
+    code: CodeType
+    instruction: int
+    thread: int
+    made_by_it: bool
+    """Whether who asks has made the tasks."""
+    ends_loop: bool
+    until: int
+    """When it is over at the latest."""
+    now: Callable[[], int]
+    plain: Any
+    """The step of a recorded task, and the one that stands in its place in a burst."""
+    step: Any
+    fate: tuple[Origin, Fate, bool]
+    count: int
+    """Recorded tasks that have ended and were not told of yet."""
+    last: TaskRecord | None
+    """The record of the last of them."""
+
+
 if not TYPE_CHECKING and extension is not None:
     Cell, TimedCell = extension.Cell, extension.TimedCell
     ShardCell, LoopCell = extension.ShardCell, extension.LoopCell
+    CountedCell, ShutdownCell, BurstCell = extension.CountedCell, extension.ShutdownCell, extension.BurstCell

@@ -11,7 +11,7 @@ from asyncio import events, tasks
 from functools import WRAPPER_ASSIGNMENTS, update_wrapper
 from typing import TYPE_CHECKING, Any
 
-from otel_asyncio.observe import code, create, records, steps
+from otel_asyncio.observe import bursts, code, create, records, steps
 from otel_asyncio.observe.flavour import extension
 from otel_asyncio.observe.glimpses import glimpse
 from otel_asyncio.observe.records import EAGER_TASKS, Kind, Outcome, TaskRecord
@@ -21,6 +21,7 @@ from otel_asyncio.observe.tasks import drop_own_frames, hidden, make_recorded, o
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from otel_asyncio.observe.cancelling import Cancellations
     from otel_asyncio.observe.observation import Observation
 
 
@@ -66,6 +67,11 @@ def make_unrecorded_step(observation: Observation) -> Any:
     """The step of a task that gets no span: its end is counted; in C, where it has returned and that is all."""
     untold = observation.timeouts.pending, observation.outbox
     return extension.Step(steps.make_unrecorded_step(observation), observation.finish_unrecorded, untold=untold)
+
+
+def make_brief_step(cancellations: Cancellations, inner: Any) -> Any:
+    """The next step of a task that belongs to a burst; in C, where it ends there or goes on as one of the others."""
+    return inner.brief(bursts.make_brief_step(cancellations, inner), cancellations.goes_on, Outcome.CANCELLATION)
 
 
 def make_create_task(observation: Observation, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,10 +8,12 @@ from otel_asyncio.observe.flavour import extension
 from otel_asyncio.observe.steps import takes_handles_directly
 
 if TYPE_CHECKING or extension is None:
+    from otel_asyncio.observe.bursts import make_brief_step
     from otel_asyncio.observe.create import make_create_task, make_factory, make_register
     from otel_asyncio.observe.steps import make_call_soon, make_call_soon_of, make_step, make_unrecorded_step
 else:
     from otel_asyncio.observe.compiled import (
+        make_brief_step,
         make_call_soon,
         make_call_soon_of,
         make_create_task,
@@ -22,6 +24,7 @@ else:
     )
 
 __all__ = [
+    "make_brief_step",
     "make_call_soon",
     "make_call_soon_of",
     "make_create_task",

@@ -19,11 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from contextvars import Context
 
-    from otel_asyncio.observe.bursts import Burst
-    from otel_asyncio.observe.cancellation import Request
     from otel_asyncio.observe.observation import Observation
     from otel_asyncio.observe.problems import Closed
-    from otel_asyncio.observe.records import Counted
     from otel_asyncio.observe.shutdown import Shutdown
     from otel_asyncio.observe.sites import Site
     from otel_asyncio.observe.watch import Watch
@@ -69,11 +66,8 @@ class LoopState(LoopCell):
 
     __slots__ = (
         "__weakref__",
-        "burst",
-        "cancelling",
         "closed",
         "closed_at",
-        "counted",
         "handed",
         "id",
         "implementation",
@@ -106,12 +100,7 @@ class LoopState(LoopCell):
         timed = self.metered and measures_exactly(loop)
         self.stop_timing = time_selector(loop, self.shard, self.now) if timed else nothing
         self.loop = weakref.ref(loop)
-        self.burst: Burst | None = None
-        """What a storm of cancellations that goes on now is collected in."""
-        self.counted: Counted | None = None
-        """The record of its tasks that are only counted."""
-        self.cancelling: Request | None = None
-        """The request that is being made now: what it cancels in turn is its consequence."""
+        self.burst = self.counted = self.cancelling = None
         self.handed: dict[int, tuple[Site | None, str]] = {}
         """Which line of which thread handed a `cancel` to this loop, by the id of the task's record."""
         self.shutdown: Shutdown | None = None
@@ -138,6 +127,7 @@ class LoopState(LoopCell):
     def forget(self) -> None:
         """Follow nothing of this loop any more."""
         self.shard = Shard(self.shard.loop)  # whoever ends from here on is counted for nobody
+        self.burst = self.counted = None
         self.stop_timing()
         for record in tuple(self.alive):
             let_go_of_foreign(record.task and record.task())

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 import weakref
+from functools import update_wrapper
 from typing import TYPE_CHECKING, Any
 
+from otel_asyncio.observe.flavour import extension
 from otel_asyncio.observe.records import EXITS
 
 if TYPE_CHECKING:
@@ -35,13 +37,19 @@ def overrides(base: type[asyncio.Task[Any]]) -> dict[str, Any]:
         return left
 
     cancel.__doc__, uncancel.__doc__ = base_cancel.__doc__, base_uncancel.__doc__
+    if extension is not None:  # one more of a storm is dealt with in C, and all else as ever
+        return {"cancel": update_wrapper(extension.Canceller(cancel, base_cancel), cancel), "uncancel": uncancel}
     return {"cancel": cancel, "uncancel": uncancel}
+
+
+def _code_of(method: Any) -> Any:
+    return getattr(getattr(method, "__wrapped__", method), "__code__", None)
 
 
 def watch_foreign(task: Any) -> None:
     """See the cancellations of a task that is not of our class: by attributes of the instance, which hold it weakly."""
     cls = type(task)
-    if getattr(cls.cancel, "__code__", None) not in OUR_CALLS:
+    if _code_of(cls.cancel) not in OUR_CALLS:
         task.cancel, task.uncancel = _of_the_instance(cls, weakref.ref(task))
 
 
@@ -67,7 +75,7 @@ def _of_the_instance(cls: Any, ref: Callable[[], Any]) -> tuple[Callable[..., bo
     return cancel, uncancel
 
 
-OUR_CALLS = (overrides(asyncio.Task)["cancel"].__code__, _of_the_instance(asyncio.Task, object)[0].__code__)
+OUR_CALLS = (_code_of(overrides(asyncio.Task)["cancel"]), _of_the_instance(asyncio.Task, object)[0].__code__)
 
 
 def let_go_of_foreign(task: Any) -> None:

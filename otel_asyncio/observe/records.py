@@ -10,7 +10,7 @@ from enum import StrEnum
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from otel_asyncio.observe.cells import Cell, TimedCell
+from otel_asyncio.observe.cells import Cell, CountedCell, TimedCell
 from otel_asyncio.observe.sites import Site
 
 if TYPE_CHECKING:
@@ -114,9 +114,9 @@ class TaskRecord(TimedCell):
     The step that runs now is not yet part of `busy`: `split(now)` adds what has passed of it.
     """
 
-    timed = True
+    timed = notes_ready = True
 
-    __slots__ = ("__weakref__", "asked")
+    __slots__ = ("__weakref__",)
 
     asked: int
     """When it was asked to be cancelled; set only in a storm of cancellations."""
@@ -232,7 +232,7 @@ class TaskRecord(TimedCell):
 class Unrecorded(Cell):
     """Stands in for the record of every task that gets no span: counted, not timed."""
 
-    timed = False
+    timed = notes_ready = False
     cancellation = glimpse = None
 
     __slots__ = ("cancellations",)
@@ -242,19 +242,19 @@ class Unrecorded(Cell):
         self.cancellations = cancellations
 
 
-class Counted(Cell):
+class Counted(CountedCell):
     """Stands in for the record of one task that gets no span, while it is being cancelled."""
 
-    timed = False
+    timed, notes_ready = False, True
     steps = 0
 
-    __slots__ = ("__weakref__", "cancellation", "cancellations", "glimpse", "suspended")
+    __slots__ = ("__weakref__", "cancellations", "glimpse", "suspended")
 
     def __init__(
         self, step: Callable[..., None], cancellations: Cancellations, now: int, glimpse: Glimpse | None = None
     ) -> None:
         self.step = step
         self.cancellations = cancellations
-        self.suspended = now
-        self.cancellation: Any = None
+        self.suspended, self.ready = now, NOT_READY
+        self.cancellation = None
         self.glimpse = glimpse

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from otel_asyncio.observe.cells import ShutdownCell
+
 if TYPE_CHECKING:
     from otel_asyncio.observe.loops import LoopState
 
 
-class Shutdown:
+class Shutdown(ShutdownCell):
     """A loop's end that cancels what is left."""
 
-    __slots__ = ("cancelled", "left", "slowest", "slowest_time", "started", "wall")
+    __slots__ = ("wall",)
 
     def __init__(self, now: int, wall: int) -> None:
         self.started, self.wall = now, wall
         self.cancelled = 0
-        self.left: set[int] = set()
-        """The identities of the tasks that have not ended."""
-        self.slowest: Any = None
-        """The qualified name of the task that took longest to end."""
+        self.left = set()
+        self.slowest = None
         self.slowest_time = 0
 
 

@@ -106,7 +106,7 @@ def make_call_soon(observation: Observation, original: Callable[..., Any]) -> Ca
                 record = task._otel_asyncio
             except AttributeError:
                 record = adopt(self, task, context)
-            if record.timed:
+            if record.notes_ready:
                 record.ready = now()
             if args:
                 handle = original(self, bind(record.step, task), callback, args[0], context=context)
@@ -154,7 +154,7 @@ def _make_call_soon_in_place(observation: Observation, original: Callable[..., A
                 record = task._otel_asyncio
             except AttributeError:
                 record = adopt(self, task, context)
-            if record.timed:
+            if record.notes_ready:
                 record.ready = now()
             args = (callback, args[0]) if args else (callback,)
             callback = bind(record.step, task)
