@@ -7,6 +7,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -146,6 +147,47 @@ def test_a_loop_that_is_stopped_cancels_nobody_until_it_ends(traced_run: TracedR
         assert (said["asyncio.cancel.origin"], said["asyncio.cancel.outcome"]) == ("shutdown", "delivered")
         assert "asyncio.cancel.by.line" not in said
     assert {"stopped", "victim"} == set(cancels(spans))
+
+
+async def stops_and_yields() -> None:
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+    await asyncio.sleep(0)
+
+
+async def cancels_itself_and_yields() -> None:
+    asyncio.current_task().cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)
+
+
+async def busy_loop(victim: Any) -> None:
+    task = asyncio.create_task(victim())
+    await asyncio.sleep(0)
+    if victim is stops_and_yields:
+        task.cancel()
+        await asyncio.sleep(0)
+    time.sleep(0.2)  # noqa: ASYNC251 - twice what a task may wait on
+    await task
+
+
+both_victims = pytest.mark.parametrize("victim", [stops_and_yields, cancels_itself_and_yields])
+
+
+@both_victims
+@both_ways
+def test_whoever_waits_for_a_busy_loop_has_suppressed_nothing(traced_run: TracedRun, spans: Spans, victim: Any) -> None:
+    traced_run(busy_loop(victim))
+    assert cancels(spans)[victim.__name__]["asyncio.cancel.outcome"] == "handled"
+
+
+@both_victims
+@pytest.mark.settings(root_tasks="none")
+def test_a_counted_task_that_waits_for_a_busy_loop_has_suppressed_nothing(
+    run: Any, instrumented_process: Any, victim: Any
+) -> None:
+    run(busy_loop(victim))
+    assert {fate for _, fate, _ in +instrumented_process.observation.counters.cancellations} == {"handled"}
 
 
 @needs_python(3, 12)
