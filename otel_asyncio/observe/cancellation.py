@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import Enum, StrEnum, auto
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from otel_asyncio.observe.frames import is_handling
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -253,6 +255,13 @@ class Cancellation:
 
 def _is_left(group: Any) -> bool:
     return group is None or (group._exiting and not group._tasks and group._on_completed_fut is None)
+
+
+def runs_on(cancellation: Cancellation, record: Any, task: Any) -> bool:
+    """Whether the task has swallowed its CancelledError: it waits for something, and deals with it no more."""
+    if cancellation.stage is Stage.REQUESTED or (record.timed and record.step_started):
+        return False
+    return not (any(each.scope for each in cancellation.requests) or is_handling(task))
 
 
 def is_told_otherwise(record: TaskRecord) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.bursts import Burst, burst_of
-from otel_asyncio.observe.cancellation import CancelDetail, Cancellation, Fate, Request, Stage
+from otel_asyncio.observe.cancellation import CancelDetail, Cancellation, Fate, Request, Stage, runs_on
 from otel_asyncio.observe.chain import walk
 from otel_asyncio.observe.eager import make_up_once_suspended
 from otel_asyncio.observe.frames import is_handling
@@ -106,7 +106,7 @@ class Cancellations:
             if request.scope and any(request.scope == each.scope for each in cancellation.requests):
                 cancellation.count += 1  # anyio asks again, every turn of the loop
                 return
-            if not self._runs_on(cancellation, record, task):
+            if not runs_on(cancellation, record, task):
                 cancellation.asked_again(request)
                 return
             self._settle(record, task, cancellation, Fate.SUPPRESSED)
@@ -146,12 +146,6 @@ class Cancellations:
         """One of a burst has run, and has not ended."""
         self.guard.run(self._whole, task, task._otel_asyncio, True)
         self.suspends(task._otel_asyncio, task, looking=False)
-
-    def _runs_on(self, cancellation: Cancellation, record: Any, task: Any) -> bool:
-        """Whether the task has swallowed its CancelledError: it waits for something, and deals with it no more."""
-        if cancellation.stage is Stage.REQUESTED or (record.timed and record.step_started):
-            return False
-        return not (any(each.scope for each in cancellation.requests) or is_handling(task))
 
     def withdrawn(self, task: Any, left: int, frame: Any) -> None:
         """`uncancel()` was called: by the scope that had asked, or by the program itself."""
