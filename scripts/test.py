@@ -45,6 +45,8 @@ from backends import find_all
 REFERENCE_VERSIONS = ("3.13",)
 # The interpreter that benchmarks/instructions.json is for.
 INSTRUCTIONS_VERSIONS = ("3.13",)
+# The longest first, or one lane stands idle at the end; as measured.
+ORDER = ("3.13", "3.12", "3.11", "3.15", "3.14")
 KINDS = ("lint", "docs", "package", "chain", "anyio", "pytest", "reference", "instructions", "cpython")
 
 
@@ -91,10 +93,15 @@ def prepare(report: Report, row: str, environment: Environment, name: str) -> bo
     return run_stage(report, row, name, stage)
 
 
+def checks_environment(python: Python) -> Environment:
+    """With what checks and builds this project."""
+    return Environment(python, ["test", "lint", "docs"], tools=["build"])
+
+
 def run_checks(report: Report, python: Python, kinds: Sequence[str]) -> None:
-    """What is run once, on one interpreter."""
+    """What is run once, on one interpreter, and quickly."""
     row = f"CPython {python.full_version}"
-    environment = Environment(python, ["test", "lint", "docs"], tools=["build"])
+    environment = checks_environment(python)
     if not prepare(report, row, environment, "install lint"):
         return
     if "lint" in kinds:
@@ -102,6 +109,14 @@ def run_checks(report: Report, python: Python, kinds: Sequence[str]) -> None:
             run_stage(report, row, name, stage)
     if "docs" in kinds:
         run_stage(report, row, "docs", docs_stage(environment))
+
+
+def run_chain_and_package(report: Report, python: Python, kinds: Sequence[str]) -> None:
+    """What is run once, on one interpreter, and takes long."""
+    row = f"CPython {python.full_version}"
+    environment = checks_environment(python)
+    if not prepare(report, row, environment, "install chain"):
+        return
     if "package" in kinds:
         run_stage(report, row, "package", package_stage(environment))
     if "chain" in kinds:
@@ -142,7 +157,7 @@ def run_tests(report: Report, python: Python, options: argparse.Namespace, kinds
 
 
 def jobs(report: Report, options: argparse.Namespace) -> list[Job]:
-    """What to run; no job needs another. The quick checks first: they fail first."""
+    """What to run; no job needs another. The quick checks first: they fail first. What fills the gaps last."""
     kinds = options.only or KINDS
     pythons, missing = find_pythons(options.python or VERSIONS)
     for python in pythons:
@@ -154,12 +169,15 @@ def jobs(report: Report, options: argparse.Namespace) -> list[Job]:
     found: list[Job] = []
     if {"lint", "docs", "package", "chain", "anyio"} & set(kinds) and not native:
         report.not_run.append("lint, docs, package, chain and anyio: no interpreter outside the Debian sid")
-    elif {"lint", "docs", "package", "chain"} & set(kinds):
+    elif {"lint", "docs"} & set(kinds):
         found.append(partial(run_checks, report, native[-1], kinds))
+    if {"pytest", "reference", "instructions", "cpython"} & set(kinds):
+        ordered = sorted(pythons, key=lambda python: ORDER.index(python.version))
+        found += [partial(run_tests, report, python, options, kinds) for python in ordered]
+    if {"package", "chain"} & set(kinds) and native:
+        found.append(partial(run_chain_and_package, report, native[-1], kinds))
     if "anyio" in kinds and native:
         found.append(partial(run_anyio, report, native[-1]))
-    if {"pytest", "reference", "instructions", "cpython"} & set(kinds):
-        found += [partial(run_tests, report, python, options, kinds) for python in pythons]
     return found
 
 

@@ -71,6 +71,7 @@ TIMEOUT_API = "asyncio.timeout.api"
 TIMEOUT_DELAY = "asyncio.timeout.delay"
 TIMEOUT_OVERRUN = "asyncio.timeout.overrun"
 TIMEOUT_OUTCOME = "asyncio.timeout.outcome"
+TIMEOUT_OMITTED = "asyncio.timeout.omitted"
 
 SHUTDOWN_CANCELLED = "asyncio.shutdown.cancelled"
 SHUTDOWN_SLOWEST = "asyncio.shutdown.slowest"

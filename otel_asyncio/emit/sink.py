@@ -191,11 +191,12 @@ class SpanSink:
     @property
     def keeps(self) -> bool:
         """Whether there is anything for `flush` to tell."""
-        return self._cancels.keeps
+        return self._cancels.keeps or bool(self._timeouts.omitted)
 
     def flush(self) -> None:
-        """Tell of the cancellations that were too many for a span each."""
+        """Tell of the cancellations and scopes that were too many for a span each."""
         self._cancels.flush()
+        self._timeouts.flush()
 
     def problem(self, problem: Problem) -> None:
         """Report a problem."""

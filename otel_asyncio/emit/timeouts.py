@@ -11,6 +11,7 @@ from otel_asyncio.emit.stacks import stacktrace
 from otel_asyncio.observe.code import info_of
 from otel_asyncio.observe.problems import ProblemKind
 from otel_asyncio.observe.scopes import TimeoutOutcome
+from otel_asyncio.observe.storms import Storms
 
 if TYPE_CHECKING:
     from otel_asyncio.emit.intervals import Intervals
@@ -33,8 +34,11 @@ class TimeoutSpans:
         self._intervals = intervals
         self._problems = problems
         self._counters = counters
+        self._storms = Storms()
         self.kept: dict[Any, list[Expiry]] = {}
         """Those of tasks that may yet leave their place to a request."""
+        self.omitted: dict[Any, tuple[int, Expiry, Any]] = {}
+        """Of each line that owns scopes: how many were omitted in a storm; the last one, and the parent of its span."""
 
     def closed(self, record: Any) -> None:
         """The span of a task is closed: what was kept follows it, or goes."""
@@ -58,6 +62,12 @@ class TimeoutSpans:
         record = expiry.record
         if (kind is not None and not admitted) or not (record.timed or admitted):
             return
+        if kind is None and not self._storms.admits(place := _place(expiry), expiry.left):
+            count = self.omitted[place][0] if place in self.omitted else 0
+            self.omitted[place] = count + 1, expiry, parent
+            return
+        if self.omitted:
+            self.flush()
         own: Any = record.span if record.timed else None
         if parent is None and hasattr(own, "yielded"):
             if not admitted and not own.yielded and not own.is_certain:
@@ -65,19 +75,37 @@ class TimeoutSpans:
                 return
             own = None if own.yielded else own
         attributes = timeout_attributes(expiry, kind)
-        ids = None
-        if record.timed:
-            site = expiry.site
-            ids = self._intervals.emit(
-                names.timeout_span(site.code.co_qualname if site is not None else record.qualname),
-                parent or own,
-                record.wall_at(expiry.entered),
-                record.wall_at(expiry.left),
-                attributes,
-                error=what if kind is not None else None,
-            )
+        ids = (
+            self._span(expiry, parent or own, attributes, what if kind is not None else None) if record.timed else None
+        )
         if admitted and kind is not None:
             self._problems.write(kind, what, _where(expiry), expiry.left - expiry.entered, attributes, ids)
+
+    def flush(self) -> None:
+        """One span for all that were omitted, of each line."""
+        while self.omitted:
+            _, (count, expiry, parent) = self.omitted.popitem()
+            own = expiry.record.span
+            parent = parent or (None if getattr(own, "yielded", False) else own)
+            told = parent is not None  # else nobody wants to hear of the task
+            self._counters.drop("span", count - told)
+            if told:
+                self._span(expiry, parent, timeout_attributes(expiry, None) | {names.TIMEOUT_OMITTED: count - 1})
+
+    def _span(self, expiry: Expiry, parent: Any, attributes: dict[str, Any], error: str | None = None) -> Any:
+        record, site = expiry.record, expiry.site
+        return self._intervals.emit(
+            names.timeout_span(site.code.co_qualname if site is not None else record.qualname),
+            parent,
+            record.wall_at(expiry.entered),
+            record.wall_at(expiry.left),
+            attributes,
+            error=error,
+        )
+
+
+def _place(expiry: Expiry) -> tuple[int, int]:
+    return (0, 0) if expiry.site is None else (id(expiry.site.code), expiry.site.instruction)
 
 
 def timeout_attributes(expiry: Expiry, kind: ProblemKind | None) -> dict[str, Any]:

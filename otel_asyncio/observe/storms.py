@@ -19,7 +19,8 @@ class Storms:
     def admits(self, place: tuple[int, int], now: int) -> bool:
         """Whether one more from this place (the identity of the code, and the instruction) is looked at.
 
-        Of cancellations that nobody asks for, the place is the coroutine that they end.
+        Of cancellations that nobody asks for, the place is the coroutine that they end; of scopes that expired, the
+        line that owns them.
         """
         window = self._places.get(place)
         if window is None or now - window[0] >= _SECOND:

@@ -80,6 +80,18 @@ async def while_it_is_cancelled_itself(others: list[Any]) -> None:
         me.uncancel()
 
 
+async def in_the_midst_of_its_own(others: list[Any]) -> None:
+    tasks, me = await started(MANY + 7), asyncio.current_task()
+    assert me is not None
+    ask(tasks[:MANY])
+    me.cancel()
+    try:
+        raise asyncio.CancelledError
+    except asyncio.CancelledError:
+        ask([*tasks[MANY:], *others])
+        me.uncancel()
+
+
 async def while_it_deals_with_an_error(others: list[Any]) -> None:
     ask(await started())
     try:
@@ -131,6 +143,9 @@ SITUATIONS: dict[Any, dict[tuple[str, str, bool], int]] = {
     itself: {(*DELIVERED, True): MANY, (*DELIVERED, False): 5, ("explicit", "converted", False): 1},
     while_it_is_cancelled_itself: {
         (*DELIVERED, True): MANY, (*DELIVERED, False): 5, ("explicit", "converted", False): 1,
+    },
+    in_the_midst_of_its_own: {
+        (*DELIVERED, True): MANY, (*DELIVERED, False): 12, ("explicit", "converted", False): 1,
     },
     while_it_deals_with_an_error: {(*DELIVERED, True): MANY, (*DELIVERED, False): 5},
     from_a_callback: {(*DELIVERED, False): MANY + 5},

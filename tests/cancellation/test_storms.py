@@ -435,6 +435,52 @@ def test_a_storm_leaves_no_cycles(traced_run: TracedRun) -> None:
         gc.enable()
 
 
+async def polls() -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await wait()
+
+
+async def deadlines() -> None:
+    await asyncio.gather(*(polls() for _ in range(MANY)))
+
+
+def test_deadlines_by_the_thousand_leave_few_spans(run: Any, instrumented_process: Any, spans: Spans) -> None:
+    """As many as wait for what has just broken down: one span of a line stands for those of a second."""
+    run(deadlines())
+    told = [attributes(span) for span in spans.all() if span.name.startswith("timeout ")]
+    counters = instrumented_process.observation.counters
+    assert 50 <= len(told) <= MANY / 2
+    assert len(told) + sum(said.get("asyncio.timeout.omitted", 0) for said in told) == MANY
+    assert counters.dropped["span"] == MANY - len(told)
+    assert counters.timeouts == {"handled": MANY}
+
+
+@pytest.mark.settings(root_tasks="none")
+def test_deadlines_by_the_thousand_of_tasks_without_a_span_are_counted(
+    run: Any, instrumented_process: Any, spans: Spans
+) -> None:
+    run(deadlines())
+    assert instrumented_process.observation.counters.timeouts == {"handled": MANY}
+    assert spans.names() == []
+
+
+def test_what_a_storm_of_deadlines_omitted_is_told_soon() -> None:
+    async def program(time: Time) -> None:
+        await deadlines()
+        before = len([span for span in time.spans if "asyncio.timeout.omitted" in attributes(span)])
+        await time.passes(2)
+        after = [attributes(span) for span in time.spans if "asyncio.timeout.omitted" in attributes(span)]
+        assert before < len(after)
+        assert (
+            sum(1 for span in time.spans if span.name.startswith("timeout "))
+            + sum(said["asyncio.timeout.omitted"] for said in after)
+            == MANY
+        )
+
+    scanned(program)
+
+
 def test_a_shutdown_says_how_many_and_which_was_the_slowest() -> None:
     async def stubborn() -> None:
         try:
