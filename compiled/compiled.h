@@ -18,7 +18,7 @@
 #endif
 
 /* Changed with every change of what Python and C expect of each other; otel_asyncio/observe/flavour.py has it too. */
-#define INTERFACE 4
+#define INTERFACE 5
 
 #define NOT_READY (-1)
 
@@ -44,6 +44,8 @@ typedef struct {
     long long started, succeeded, recorded, steps, glimpse_at;
 } ShardCell;
 
+struct State;
+
 /* The hot part of a LoopState. */
 typedef struct {
     PyObject_HEAD
@@ -56,6 +58,8 @@ typedef struct {
     PyObject *observation;
     PyObject *expected;         /* the record of a task that somebody's factory makes now, or None */
     char metered;
+    char let_go; /* nothing of the loop is followed any more */
+    struct State *seen_in; /* where it may be remembered as the one met last, or NULL */
     /* Of the steps that run in C, without a frame of Python: the watchdog asks here for what it cannot see. */
     PyObject *innermost;             /* Cell: of the one that was begun last, or None */
     long long turn, turns, frameless; /* its number, and of how many that is the last; how many run now, one in another */
@@ -91,8 +95,15 @@ typedef struct {
     int count, limit;
 } Spare;
 
-/* Everything of one interpreter. */
+/* What answers an attribute of the objects of one class, where that is a function in C. */
 typedef struct {
+    PyTypeObject *type; /* the class met last, or NULL */
+    getter get;
+    void *closure;
+} Answer;
+
+/* Everything of one interpreter. */
+typedef struct State {
     Spare spare_bound, spare_handles;
     PyTypeObject *cell_type, *timed_type, *loop_type, *shard_type, *step_type, *bound_type, *announcer_type;
     PyTypeObject *maker_type, *register_type, *vigil_type;
@@ -103,7 +114,14 @@ typedef struct {
     int native_clock;
     PyObject *done; /* the method `done` of the C future */
     PyCFunction call_done;
-    getter get_state, get_exception; /* of its attributes */
+    getter get_state, get_exception, get_traceback; /* of its attributes */
+    PyTypeObject *slotted;   /* a class of tasks with a slot for the record, and where that is */
+    PyTypeObject *unslotted; /* one without */
+    Py_ssize_t slot;
+    int slotted_in_c;        /* whether its tasks are C futures */
+    PyObject *seen_loop;     /* a weak reference to the loop met last, and what is kept of it, borrowed */
+    LoopCell *seen_cell;
+    Answer handle_traceback; /* `_source_traceback` */
     PyObject *append; /* the method `append` of a deque */
     PyTypeObject *deque_type;
     PyCFunction call_append;
@@ -113,6 +131,7 @@ typedef struct {
     PyObject *s_task_factory, *s_get_task_factory, *s_is_closed, *s_cr_code, *s_qualname, *s_parent;
     PyObject *s_make_sure_of_running, *s_stir, *s_abandon, *s_failed, *s_fail, *s_get_name, *s_durations, *s_eager_start;
     PyObject *getframe, *one; /* sys._getframe, and 1 */
+    PyObject *nothing;        /* () */
     PyObject *context_keyword; /* ("context",) */
     PyObject *task_keywords;   /* ("loop", "name", "context") */
 } State;
@@ -177,6 +196,32 @@ static inline ShardCell *
 shard_of(State *state, LoopCell *loop)
 {
     return loop->shard != NULL && PyObject_TypeCheck(loop->shard, state->shard_type) ? (ShardCell *)loop->shard : NULL;
+}
+
+/* Whether what stands for a task is a TimedCell, or a Cell at all: the usual ones derive from the one or the other. */
+static inline int
+is_timed(State *state, PyObject *record)
+{
+    PyTypeObject *type = Py_TYPE(record);
+    return type->tp_base == state->timed_type ||
+           ((type->tp_base != state->cell_type || type == state->timed_type) && PyObject_TypeCheck(record, state->timed_type));
+}
+static inline int
+is_cell(State *state, PyObject *record)
+{
+    PyTypeObject *base = Py_TYPE(record)->tp_base;
+    return base == state->timed_type || base == state->cell_type || PyObject_TypeCheck(record, state->cell_type);
+}
+
+/* lookups.c */
+PyObject *record_of(State *state, PyObject *task);
+LoopCell *cell_on(State *state, PyObject *loop);
+PyObject *answer_of(Answer *answer, PyObject *object, PyObject *name);
+/* Borrowed: the record in the slot of a task; NULL: it has no slot that is known, or nothing is in it. */
+static inline PyObject *
+kept_record(State *state, PyObject *task)
+{
+    return Py_IS_TYPE(task, state->slotted) ? *(PyObject **)((char *)task + state->slot) : NULL;
 }
 
 /* steps.c */
