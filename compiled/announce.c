@@ -8,14 +8,13 @@ typedef struct {
     State *state;
     PyObject *dict, *weakrefs;
     PyObject *original, *adopt, *hide;
+    vectorcallfunc call_original; /* NULL: ask the original each time */
+    PyObject *keywords;       /* the tuple ("context",) that was met last */
     int frameless;            /* whether the loop runs its handles in C, so that no frame tells one from another */
     PyObject *direct;         /* the set of loop classes whose call_soon may be done in place, or NULL */
     PyTypeObject *in_place;   /* the last of them that was met */
     PyTypeObject *step_type;  /* of the C task's step */
     getter self_of_step;      /* what answers its `__self__` */
-    PyTypeObject *slotted;    /* a class of tasks with a slot for the record, and where that is */
-    PyTypeObject *unslotted;  /* one without */
-    Py_ssize_t slot;
     PyObject *py_step, *py_wakeup; /* the functions of the Python task */
     PyObject *loop_ref;       /* a weak reference to the loop, for the hook of one loop; else NULL */
     PyMethodDef *wakeup;      /* of the C task's wake-up, once met */
@@ -75,7 +74,7 @@ is_direct(Announcer *hook, PyObject *loop)
 {
     State *state = hook->state;
     PyTypeObject *type = Py_TYPE(loop);
-    if (hook->direct == NULL || state->handle_type == NULL) {
+    if (state->handle_type == NULL) {
         return 0;
     }
     if (type != hook->in_place) {
@@ -117,7 +116,7 @@ enqueue(State *state, PyObject *loop, PyObject *handle)
 static int
 hide_own_frames(Announcer *hook, PyObject *handle)
 {
-    PyObject *traceback = PyObject_GetAttr(handle, hook->state->s_source_traceback);
+    PyObject *traceback = answer_of(&hook->state->handle_traceback, handle, hook->state->s_source_traceback);
     if (traceback == NULL) {
         PyErr_Clear(); /* somebody's own handle, or none */
         return 0;
@@ -132,29 +131,33 @@ hide_own_frames(Announcer *hook, PyObject *handle)
     return answer == NULL ? -1 : 0;
 }
 
+/* original(*args, context=…); `args` has room for one more in front. */
+static inline PyObject *
+call_original(Announcer *hook, PyObject *const *args, Py_ssize_t nargs)
+{
+    size_t flags = nargs | PY_VECTORCALL_ARGUMENTS_OFFSET;
+    PyObject *keywords = hook->state->context_keyword;
+    return hook->call_original != NULL ? hook->call_original(hook->original, args, flags, keywords)
+                                       : PyObject_Vectorcall(hook->original, args, flags, keywords);
+}
+
 #define FEW 8
 
-/* original(loop, first[, second], *args, context=context) */
+/* original(loop, callback, *args, context=context) */
 static PyObject *
-pass_on(Announcer *hook, PyObject *loop, PyObject *first, PyObject *second, PyObject *const *args, Py_ssize_t nargs,
-        PyObject *context)
+pass_on(Announcer *hook, PyObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t nargs, PyObject *context)
 {
-    PyObject *few[FEW + 5], **all = few;
-    if (nargs > FEW && (all = PyMem_New(PyObject *, nargs + 5)) == NULL) {
+    PyObject *few[FEW + 4], **all = few;
+    if (nargs > FEW && (all = PyMem_New(PyObject *, nargs + 4)) == NULL) {
         return PyErr_NoMemory();
     }
-    Py_ssize_t count = 1; /* the first one is the callee's, to use as it likes */
-    all[count++] = loop;
-    all[count++] = first;
-    if (second != NULL) {
-        all[count++] = second;
-    }
+    all[1] = loop; /* the first one is the callee's, to use as it likes */
+    all[2] = callback;
     for (Py_ssize_t i = 0; i < nargs; i++) {
-        all[count++] = args[i];
+        all[3 + i] = args[i];
     }
-    all[count] = context == NULL ? Py_None : context;
-    PyObject *handle = PyObject_Vectorcall(hook->original, all + 1, (count - 1) | PY_VECTORCALL_ARGUMENTS_OFFSET,
-                                           hook->state->context_keyword);
+    all[3 + nargs] = context == NULL ? Py_None : context;
+    PyObject *handle = call_original(hook, all + 1, nargs + 2);
     if (all != few) {
         PyMem_Free(all);
     }
@@ -164,40 +167,11 @@ pass_on(Announcer *hook, PyObject *loop, PyObject *first, PyObject *second, PyOb
     return handle;
 }
 
-/* Look where the records of this class of tasks are kept. The class is one of ours, which nobody changes. */
-static void
-find_slot(Announcer *hook, PyTypeObject *type)
-{
-    PyObject *found = PyObject_GetAttr((PyObject *)type, hook->state->s_otel_asyncio);
-    if (found == NULL) {
-        PyErr_Clear();
-        return;
-    }
-    if (Py_IS_TYPE(found, &PyMemberDescr_Type) && PyDescr_TYPE(found) == type &&
-        ((PyMemberDescrObject *)found)->d_member->type == T_OBJECT_EX) {
-        Py_XSETREF(hook->slotted, (PyTypeObject *)Py_NewRef(type));
-        hook->slot = ((PyMemberDescrObject *)found)->d_member->offset;
-    }
-    else {
-        Py_XSETREF(hook->unslotted, (PyTypeObject *)Py_NewRef(type));
-    }
-    Py_DECREF(found);
-}
-
 /* New: the record of a task that announces a step; a task that was made past us is taken in. */
 static PyObject *
 record_of_step(Announcer *hook, PyObject *loop, PyObject *task, PyObject *context)
 {
-    if (Py_TYPE(task) == hook->slotted) {
-        PyObject *kept = *(PyObject **)((char *)task + hook->slot);
-        if (kept != NULL) {
-            return Py_NewRef(kept);
-        }
-    }
-    else if (Py_TYPE(task) != hook->unslotted) {
-        find_slot(hook, Py_TYPE(task));
-    }
-    PyObject *record = PyObject_GetAttr(task, hook->state->s_otel_asyncio);
+    PyObject *record = record_of(hook->state, task);
     if (record == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
         PyErr_Clear();
         PyObject *args[] = {loop, task, context == NULL ? Py_None : context};
@@ -206,32 +180,35 @@ record_of_step(Announcer *hook, PyObject *loop, PyObject *task, PyObject *contex
     return record;
 }
 
-static int
+/* Since when its step is announced, where somebody asks: not of what only counts. */
+static inline int
 note_ready(Announcer *hook, PyObject *record)
 {
-    State *state = hook->state;
-    if (PyObject_TypeCheck(record, state->timed_type)) {
+    if (is_timed(hook->state, record)) {
         return clock_now(&hook->clock, &((TimedCell *)record)->ready);
     }
-    if (PyObject_TypeCheck(record, state->counted_type)) {
+    if (Py_TYPE(record)->tp_base == hook->state->counted_type) {
         return clock_now(&hook->clock, &((CountedCell *)record)->ready);
     }
     return 0;
 }
 
-static PyObject *
+static inline Py_ALWAYS_INLINE PyObject *
 announce_step(Announcer *hook, PyObject *loop, PyObject *task, PyObject *callback, PyObject *arg, PyObject *context)
 {
     State *state = hook->state;
-    PyObject *handle = NULL, *record = record_of_step(hook, loop, task, context), *step = NULL, *bound = NULL;
+    PyObject *handle = NULL, *record = Py_XNewRef(kept_record(state, task)), *step = NULL, *bound = NULL;
+    if (record == NULL) {
+        record = record_of_step(hook, loop, task, context);
+    }
     if (record == NULL || note_ready(hook, record) < 0) {
         goto done;
     }
-    if (!PyObject_TypeCheck(record, state->cell_type) || (step = Py_XNewRef(((Cell *)record)->step)) == NULL) {
+    if (!is_cell(state, record) || (step = Py_XNewRef(((Cell *)record)->step)) == NULL) {
         PyErr_Format(PyExc_TypeError, "a task's record is a Cell with a step, not %.100s", Py_TYPE(record)->tp_name);
         goto done;
     }
-    int ours = Py_IS_TYPE(step, state->step_type), direct = is_direct(hook, loop);
+    int ours = Py_IS_TYPE(step, state->step_type), direct = hook->direct == NULL ? 0 : is_direct(hook, loop);
     if (direct < 0) {
         goto done;
     }
@@ -244,11 +221,13 @@ announce_step(Announcer *hook, PyObject *loop, PyObject *task, PyObject *callbac
     }
     if (ours && hook->frameless) {
         bound = step_bind(state, (Step *)step, record, task, callback, loop, NULL);
-        handle = bound == NULL ? NULL : pass_on(hook, loop, bound, NULL, &arg, arg != NULL, context);
+        step = record = NULL;
+        handle = bound == NULL ? NULL : pass_on(hook, loop, bound, &arg, arg != NULL, context);
     }
     else {
+        PyObject *args[] = {callback, arg};
         bound = PyMethod_New(ours ? ((Step *)step)->plain : step, task);
-        handle = bound == NULL ? NULL : pass_on(hook, loop, bound, callback, &arg, arg != NULL, context);
+        handle = bound == NULL ? NULL : pass_on(hook, loop, bound, args, arg == NULL ? 1 : 2, context);
     }
 done:
     Py_XDECREF(record);
@@ -266,12 +245,12 @@ announce(Announcer *hook, PyObject *loop, PyObject *callback, PyObject *const *a
     if (task != NULL) {
         return announce_step(hook, loop, task, callback, nargs > 0 ? args[0] : NULL, context);
     }
-    int direct = is_direct(hook, loop);
+    int direct = hook->direct == NULL ? 0 : is_direct(hook, loop);
     if (direct < 0) {
         return NULL;
     }
     if (!direct) {
-        return pass_on(hook, loop, callback, NULL, args, nargs, context);
+        return pass_on(hook, loop, callback, args, nargs, context);
     }
     PyObject *handle = handle_plain(state, callback, args, nargs, loop, context);
     if (handle != NULL && enqueue(state, loop, handle) < 0) {
@@ -312,6 +291,18 @@ loop_of(Announcer *hook)
     return loop;
 }
 
+/* Whether the one keyword is `context`: asyncio has a tuple for it, but in it a string of its own. */
+static int
+is_context(Announcer *hook, PyObject *keywords)
+{
+    PyObject *name = PyTuple_GET_ITEM(keywords, 0), *expected = hook->state->s_context;
+    if (name != expected && PyUnicode_Compare(name, expected) != 0) {
+        return 0;
+    }
+    Py_XSETREF(hook->keywords, Py_NewRef(keywords));
+    return 1;
+}
+
 static PyObject *
 announcer_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *keywords)
 {
@@ -323,8 +314,7 @@ announcer_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObj
     }
     int plain = given == 0;
     if (given == 1) {
-        PyObject *name = PyTuple_GET_ITEM(keywords, 0);
-        plain = name == hook->state->s_context || PyUnicode_Compare(name, hook->state->s_context) == 0;
+        plain = keywords == hook->keywords || is_context(hook, keywords);
         context = args[nargs] == Py_None ? NULL : args[nargs];
     }
     if (!plain || nargs < (bound == NULL ? 2 : 1)) {
@@ -366,6 +356,8 @@ announcer_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     hook->vectorcall = announcer_vectorcall;
     hook->state = state_of(type);
     hook->original = Py_NewRef(original);
+    /* A function of Python's may be given another way to be called. */
+    hook->call_original = PyFunction_Check(original) ? NULL : PyVectorcall_Function(original);
     hook->adopt = Py_NewRef(adopt);
     hook->hide = Py_NewRef(hide);
     hook->step_type = (PyTypeObject *)Py_NewRef(step_type);
@@ -400,13 +392,12 @@ announcer_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(hook->dict);
     Py_VISIT(hook->original);
+    Py_VISIT(hook->keywords);
     Py_VISIT(hook->adopt);
     Py_VISIT(hook->hide);
     Py_VISIT(hook->direct);
     Py_VISIT(hook->in_place);
     Py_VISIT(hook->step_type);
-    Py_VISIT(hook->slotted);
-    Py_VISIT(hook->unslotted);
     Py_VISIT(hook->py_step);
     Py_VISIT(hook->py_wakeup);
     Py_VISIT(hook->loop_ref);
@@ -425,8 +416,7 @@ announcer_clear(PyObject *self)
     Py_CLEAR(hook->direct);
     Py_CLEAR(hook->in_place);
     Py_CLEAR(hook->step_type);
-    Py_CLEAR(hook->slotted);
-    Py_CLEAR(hook->unslotted);
+    Py_CLEAR(hook->keywords);
     Py_CLEAR(hook->py_step);
     Py_CLEAR(hook->py_wakeup);
     Py_CLEAR(hook->loop_ref);

@@ -91,7 +91,7 @@ read_clock(State *state, BurstCell *burst, long long *now)
 static int
 is_alike(State *state, BurstCell *burst, LoopCell *cell, PyObject *record, PyObject *task, long long *now)
 {
-    int timed = PyObject_TypeCheck(record, state->timed_type);
+    int timed = is_timed(state, record);
     if ((cell->running != burst->by && !(is_none(cell->running) && is_none(burst->by))) || !is_none(cell->cancelling) ||
         PyThread_get_thread_ident() != burst->thread || !is_the_same_line(burst) || !is_in_the_same_step(state, burst)) {
         return 0;
@@ -109,7 +109,7 @@ is_alike(State *state, BurstCell *burst, LoopCell *cell, PyObject *record, PyObj
         alike = is_answer(PyObject_GetAttr(burst->guard, state->s_failed), Py_False);
     }
     if (alike > 0) {
-        int done = is_done(state, task);
+        int done = task_is_done(state, task);
         alike = done < 0 ? -1 : !done;
     }
     if (alike > 0) {
@@ -151,7 +151,7 @@ count_left(State *state, LoopCell *cell, PyObject *task)
 static int
 take(State *state, BurstCell *burst, LoopCell *cell, PyObject *record, PyObject *task, long long now)
 {
-    if (PyObject_TypeCheck(record, state->timed_type)) {
+    if (is_timed(state, record)) {
         TimedCell *timed = (TimedCell *)record;
         timed->asked = now;
         Py_XSETREF(timed->cell.step, Py_XNewRef(burst->step));
@@ -172,26 +172,21 @@ take(State *state, BurstCell *burst, LoopCell *cell, PyObject *record, PyObject 
 static LoopCell *
 cell_of(State *state, PyObject *record, PyObject *task)
 {
-    PyObject *cell = NULL;
-    if (PyObject_TypeCheck(record, state->timed_type)) {
-        cell = Py_XNewRef(((TimedCell *)record)->loop);
+    if (is_timed(state, record)) {
+        PyObject *cell = ((TimedCell *)record)->loop;
+        return cell != NULL && PyObject_TypeCheck(cell, state->loop_type) ? (LoopCell *)Py_NewRef(cell) : NULL;
     }
-    else {
-        PyObject *loop = PyObject_CallMethodNoArgs(task, state->s_get_loop);
-        cell = loop == NULL ? NULL : PyObject_GetAttr(loop, state->s_otel_asyncio);
-        Py_XDECREF(loop);
-    }
-    if (cell != NULL && !PyObject_TypeCheck(cell, state->loop_type)) {
-        Py_CLEAR(cell);
-    }
-    return (LoopCell *)cell;
+    PyObject *loop = PyObject_CallMethodNoArgs(task, state->s_get_loop);
+    LoopCell *cell = loop == NULL ? NULL : cell_on(state, loop);
+    Py_XDECREF(loop);
+    return cell;
 }
 
 /* Whether a task that is about to be cancelled has joined the burst that goes on. Negative on error: it has not. */
 static int
 joins(State *state, PyObject *task)
 {
-    PyObject *record = PyObject_GetAttr(task, state->s_otel_asyncio);
+    PyObject *record = record_of(state, task);
     LoopCell *cell = record == NULL ? NULL : cell_of(state, record, task);
     int joined = cell != NULL && !is_none(cell->burst) && PyObject_TypeCheck(cell->burst, state->burst_type);
     if (joined) {
@@ -226,7 +221,7 @@ end_one(State *state, BurstCell *burst, PyObject *record, PyObject *task, LoopCe
         found = -1;
     }
     if (found > 0) {
-        if (PyObject_TypeCheck(record, state->timed_type)) {
+        if (is_timed(state, record)) {
             Py_XSETREF(shutdown->slowest, Py_NewRef(record));
         }
         shutdown->slowest_time = now - shutdown->started;
@@ -247,7 +242,7 @@ burst_ended(State *state, BurstCell *burst, PyObject *record, PyObject *task, Lo
     if (end_one(state, burst, record, task, loop) < 0 || count_one(state, shard, state->s_cancellations, burst->fate) < 0) {
         return -1;
     }
-    if (PyObject_TypeCheck(record, state->timed_type)) {
+    if (is_timed(state, record)) {
         Py_XSETREF(burst->last, Py_NewRef(record));
         if (++burst->count == 1) {
             PyObject *answer = PyObject_CallMethodOneArg((PyObject *)burst, state->s_tell, (PyObject *)loop);

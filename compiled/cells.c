@@ -59,6 +59,10 @@ loop_traverse(PyObject *self, visitproc visit, void *arg)
 static int
 loop_clear(PyObject *self)
 {
+    LoopCell *cell = (LoopCell *)self;
+    if (cell->seen_in != NULL && cell->seen_in->seen_cell == cell) {
+        cell->seen_in->seen_cell = NULL;
+    }
 #define CLEAR_OF_LOOP(field) Py_CLEAR(((LoopCell *)self)->field);
     EACH_OF_LOOP(CLEAR_OF_LOOP)
     return 0;
@@ -185,6 +189,7 @@ static PyMemberDef loop_members[] = {
     OBJECT(LoopCell, cancelling),
     OBJECT(LoopCell, counted),
     {"metered", T_BOOL, offsetof(LoopCell, metered), 0, NULL},
+    {"let_go", T_BOOL, offsetof(LoopCell, let_go), 0, NULL},
     {"innermost", T_OBJECT, offsetof(LoopCell, innermost), READONLY, NULL},
     {"turn", T_LONGLONG, offsetof(LoopCell, turn), READONLY, NULL},
     {"frameless", T_LONGLONG, offsetof(LoopCell, frameless), READONLY, NULL},

@@ -67,6 +67,8 @@ typedef struct {
     long long started, succeeded, recorded, steps, glimpse_at;
 } ShardCell;
 
+struct State;
+
 /* The hot part of a LoopState. */
 typedef struct {
     PyObject_HEAD
@@ -80,6 +82,8 @@ typedef struct {
     PyObject *expected;         /* the record of a task that somebody's factory makes now, or None */
     PyObject *burst, *cancelling, *counted; /* a storm of cancellations, the request made now, a stand-in; or None */
     char metered;
+    char let_go; /* nothing of the loop is followed any more */
+    struct State *seen_in; /* where it may be remembered as the one met last, or NULL */
     /* Of the steps that run in C, without a frame of Python: the watchdog asks here for what it cannot see. */
     PyObject *innermost;             /* Cell: of the one that was begun last, or None */
     long long turn, turns, frameless; /* its number, and of how many that is the last; how many run now, one in another */
@@ -116,8 +120,15 @@ typedef struct {
     int count, limit;
 } Spare;
 
-/* Everything of one interpreter. */
+/* What answers an attribute of the objects of one class, where that is a function in C. */
 typedef struct {
+    PyTypeObject *type; /* the class met last, or NULL */
+    getter get;
+    void *closure;
+} Answer;
+
+/* Everything of one interpreter. */
+typedef struct State {
     Spare spare_bound, spare_handles;
     PyTypeObject *cell_type, *timed_type, *loop_type, *shard_type, *step_type, *bound_type, *announcer_type;
     PyTypeObject *maker_type, *register_type, *vigil_type;
@@ -129,7 +140,14 @@ typedef struct {
     int native_clock;
     PyObject *done; /* the method `done` of the C future */
     PyCFunction call_done;
-    getter get_state, get_exception; /* of its attributes */
+    getter get_state, get_exception, get_traceback; /* of its attributes */
+    PyTypeObject *slotted;   /* a class of tasks with a slot for the record, and where that is */
+    PyTypeObject *unslotted; /* one without */
+    Py_ssize_t slot;
+    int slotted_in_c;        /* whether its tasks are C futures */
+    PyObject *seen_loop;     /* a weak reference to the loop met last, and what is kept of it, borrowed */
+    LoopCell *seen_cell;
+    Answer handle_traceback; /* `_source_traceback` */
     PyObject *append; /* the method `append` of a deque */
     PyTypeObject *deque_type;
     PyCFunction call_append;
@@ -140,6 +158,7 @@ typedef struct {
     PyObject *s_make_sure_of_running, *s_stir, *s_abandon, *s_failed, *s_fail, *s_get_name, *s_durations, *s_eager_start;
     PyObject *s_cancelled, *s_ended, *s_cancellations, *s_fut_waiter, *s_get_loop, *s_stand_in, *s_shut_down, *s_tell;
     PyObject *getframe, *one; /* sys._getframe, and 1 */
+    PyObject *nothing;        /* () */
     PyObject *context_keyword; /* ("context",) */
     PyObject *task_keywords;   /* ("loop", "name", "context") */
 } State;
@@ -212,6 +231,32 @@ shard_of(State *state, LoopCell *loop)
     return loop->shard != NULL && PyObject_TypeCheck(loop->shard, state->shard_type) ? (ShardCell *)loop->shard : NULL;
 }
 
+/* Whether what stands for a task is a TimedCell, or a Cell at all: the usual ones derive from the one or the other. */
+static inline int
+is_timed(State *state, PyObject *record)
+{
+    PyTypeObject *type = Py_TYPE(record);
+    return type->tp_base == state->timed_type ||
+           ((type->tp_base != state->cell_type || type == state->timed_type) && PyObject_TypeCheck(record, state->timed_type));
+}
+static inline int
+is_cell(State *state, PyObject *record)
+{
+    PyTypeObject *base = Py_TYPE(record)->tp_base;
+    return base == state->timed_type || base == state->cell_type || PyObject_TypeCheck(record, state->cell_type);
+}
+
+/* lookups.c */
+PyObject *record_of(State *state, PyObject *task);
+LoopCell *cell_on(State *state, PyObject *loop);
+PyObject *answer_of(Answer *answer, PyObject *object, PyObject *name);
+/* Borrowed: the record in the slot of a task; NULL: it has no slot that is known, or nothing is in it. */
+static inline PyObject *
+kept_record(State *state, PyObject *task)
+{
+    return Py_IS_TYPE(task, state->slotted) ? *(PyObject **)((char *)task + state->slot) : NULL;
+}
+
 /* steps.c */
 int steps_add(PyObject *module, State *state);
 int step_run(State *state, Step *step, PyObject *record, PyObject *task, PyObject *callback, PyObject *const *args,
@@ -222,7 +267,7 @@ PyObject *take_raised(void);
 void raise_again(PyObject *raised);
 int tell_failure(PyObject *owner, PyObject *method);
 
-int is_done(State *state, PyObject *task);
+int task_is_done(State *state, PyObject *task);
 
 /* bursts.c */
 int bursts_add(PyObject *module, State *state);

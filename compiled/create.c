@@ -17,7 +17,7 @@ typedef struct {
     PyObject *surroundings;
     PyObject *tasks;              /* the module, whose Task is looked at each time: somebody may put another there */
     PyObject *task;               /* asyncio's task class */
-    PyTypeObject *plain, *observed; /* of it, the class whose tasks get no span, and the one with a slot for the record */
+    PyTypeObject *observed;       /* of it, the one with a slot for the record */
     Py_ssize_t slot;              /* where that is */
     PyObject *recorded, *glimpse, *hide; /* tasks.make_recorded, glimpses.glimpse, tasks.hidden */
     PyTypeObject *record_type;    /* TaskRecord */
@@ -106,13 +106,10 @@ is_usual(Maker *maker, PyObject *loop)
 static LoopCell *
 known_cell(Maker *maker, PyObject *loop)
 {
-    LoopCell *cell = (LoopCell *)PyObject_GetAttr(loop, maker->state->s_otel_asyncio);
-    if (cell == NULL) {
-        PyErr_Clear();
-    }
-    else if (!PyObject_TypeCheck(cell, maker->state->loop_type) ||
-             (maker->factory && (cell->observation != maker->observation ||
-                                 (cell->expected != NULL && cell->expected != Py_None)))) {
+    LoopCell *cell = cell_on(maker->state, loop);
+    if (cell != NULL && (cell->unrecorded == NULL ||
+                         (maker->factory && (cell->observation != maker->observation ||
+                                             (cell->expected != NULL && cell->expected != Py_None))))) {
         Py_CLEAR(cell);
     }
     return cell;
@@ -156,7 +153,11 @@ place_of(Maker *maker, LoopCell *cell, const Given *given)
 static PyObject *
 hidden(Maker *maker, PyObject *task)
 {
-    PyObject *traceback = task == NULL ? NULL : PyObject_GetAttr(task, maker->state->s_source_traceback);
+    State *state = maker->state;
+    int known = task != NULL && Py_IS_TYPE(task, state->slotted) && state->slotted_in_c && state->get_traceback != NULL;
+    PyObject *traceback = known          ? state->get_traceback(task, NULL)
+                          : task == NULL ? NULL
+                                         : PyObject_GetAttr(task, state->s_source_traceback);
     if (traceback == NULL) {
         Py_XDECREF(task);
         return NULL;
@@ -169,24 +170,11 @@ hidden(Maker *maker, PyObject *task)
     return task;
 }
 
-/* A task that gets no span: `Task(coro, loop=loop, name=name, context=context)`, counted. */
-static PyObject *
-make_counted(Maker *maker, ShardCell *shard, const Given *given)
-{
-    PyObject *args[] = {NULL, given->coro, given->loop, given->name, given->context};
-    PyObject *task = PyObject_Vectorcall((PyObject *)maker->plain, args + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET,
-                                         maker->state->task_keywords);
-    shard->started += task != NULL;
-    return task;
-}
-
 /* New: a task without its constructor having run, and with this record. */
 static PyObject *
 blank_task(Maker *maker, PyObject *record)
 {
-    PyObject *nothing = PyTuple_New(0);
-    PyObject *task = nothing == NULL ? NULL : maker->observed->tp_new(maker->observed, nothing, NULL);
-    Py_XDECREF(nothing);
+    PyObject *task = maker->observed->tp_new(maker->observed, maker->state->nothing, NULL);
     if (task != NULL) {
         *(PyObject **)((char *)task + maker->slot) = Py_NewRef(record);
     }
@@ -198,7 +186,10 @@ static int
 construct(State *state, PyObject *task, const Given *given)
 {
     int status = -1;
-    PyObject *args = PyTuple_Pack(1, given->coro), *keywords = PyDict_New();
+    PyObject *args = PyTuple_New(1), *keywords = PyDict_New();
+    if (args != NULL) {
+        PyTuple_SET_ITEM(args, 0, Py_NewRef(given->coro));
+    }
     if (args != NULL && keywords != NULL && PyDict_SetItem(keywords, state->s_loop, given->loop) == 0 &&
         (given->name == Py_None || PyDict_SetItem(keywords, state->s_name, given->name) == 0) &&
         (given->context == Py_None || PyDict_SetItem(keywords, state->s_context, given->context) == 0)) {
@@ -207,6 +198,18 @@ construct(State *state, PyObject *task, const Given *given)
     Py_XDECREF(args);
     Py_XDECREF(keywords);
     return status;
+}
+
+/* A task that gets no span, counted. */
+static PyObject *
+make_counted(Maker *maker, LoopCell *cell, ShardCell *shard, const Given *given)
+{
+    PyObject *task = blank_task(maker, cell->unrecorded);
+    if (task != NULL && construct(maker->state, task, given) < 0) {
+        Py_CLEAR(task);
+    }
+    shard->started += task != NULL;
+    return task;
 }
 
 /* ---- its record ---- */
@@ -427,7 +430,7 @@ is_plain_record(Maker *maker, LoopCell *cell, PyObject *place)
 {
     State *state = maker->state;
     if (cell->running == NULL || !PyObject_TypeCheck(cell->running, state->timed_type) || cell->alive == NULL ||
-        !PySet_CheckExact(cell->alive) || cell->unrecorded == NULL) {
+        !PySet_CheckExact(cell->alive)) {
         return 0;
     }
     return is_sure_of_running(maker, cell, place);
@@ -443,7 +446,7 @@ make(Maker *maker, LoopCell *cell, ShardCell *shard, const Given *given)
     }
     PyObject *task = NULL, *info = NULL;
     if (place == Py_None) {
-        task = shard->started < shard->glimpse_at ? make_counted(maker, shard, given) : make_glimpsed(maker, cell, given);
+        task = shard->started < shard->glimpse_at ? make_counted(maker, cell, shard, given) : make_glimpsed(maker, cell, given);
         Py_DECREF(place);
         return task;
     }
@@ -456,7 +459,7 @@ make(Maker *maker, LoopCell *cell, ShardCell *shard, const Given *given)
     }
     else if (PyErr_Occurred()) {
         PyObject *record = give_up(maker, cell);
-        task = record == NULL ? NULL : make_counted(maker, shard, given);
+        task = record == NULL ? NULL : make_counted(maker, cell, shard, given);
         Py_XDECREF(record);
     }
     else {
@@ -468,6 +471,16 @@ make(Maker *maker, LoopCell *cell, ShardCell *shard, const Given *given)
     return task;
 }
 
+/* New: the class of tasks that asyncio has now; NULL with an exception. */
+static PyObject *
+task_class(Maker *maker)
+{
+    PyObject *found = PyModule_CheckExact(maker->tasks)
+                          ? PyDict_GetItemWithError(PyModule_GetDict(maker->tasks), maker->state->s_task)
+                          : NULL;
+    return found != NULL ? Py_NewRef(found) : PyErr_Occurred() ? NULL : PyObject_GetAttr(maker->tasks, maker->state->s_task);
+}
+
 static PyObject *
 maker_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *keywords)
 {
@@ -476,7 +489,7 @@ maker_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject 
     Given given;
     LoopCell *cell = NULL;
     if (read_given(maker, args, PyVectorcall_NARGS(nargsf), keywords, &given)) {
-        int usual = is_answer(PyObject_GetAttr(maker->tasks, state->s_task), maker->task);
+        int usual = is_answer(task_class(maker), maker->task);
         if (usual > 0 && !maker->factory) {
             usual = is_usual(maker, given.loop);
         }
@@ -500,7 +513,7 @@ maker_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject 
 }
 
 #define EACH_OF_MAKER(DO)                                                                                      \
-    DO(not_given) DO(observation) DO(sink) DO(surroundings) DO(tasks) DO(task) DO(plain) DO(observed)          \
+    DO(not_given) DO(observation) DO(sink) DO(surroundings) DO(tasks) DO(task) DO(observed)                    \
     DO(recorded) DO(glimpse) DO(hide) DO(lost) DO(record_type) DO(kind) DO(next_id) DO(opened) DO(wall)        \
     DO(infos) DO(passed) DO(find_point) DO(get_running_loop) DO(eager_tasks)
 
@@ -543,9 +556,9 @@ maker_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 #define NAME_OF_PART(field) #field,
     static char *names[] = {"clock", "stock", "factory", EACH_OF_MAKER(NAME_OF_PART) NULL};
     if (!PyArg_ParseTupleAndKeywords(
-            args, keywords, "$OppOOOOOOO!O!OOOOO!OOOOO!O!OOO:Maker", names, &clock, &maker->stock, &maker->factory, &maker->not_given,
+            args, keywords, "$OppOOOOOOO!OOOOO!OOOOO!O!OOO:Maker", names, &clock, &maker->stock, &maker->factory, &maker->not_given,
             &maker->observation, &maker->sink, &maker->surroundings, &maker->tasks, &maker->task, &PyType_Type,
-            &maker->plain, &PyType_Type, &maker->observed, &maker->recorded, &maker->glimpse, &maker->hide, &maker->lost,
+            &maker->observed, &maker->recorded, &maker->glimpse, &maker->hide, &maker->lost,
             &PyType_Type, &maker->record_type, &maker->kind, &maker->next_id, &maker->opened, &maker->wall, &PyDict_Type,
             &maker->infos, &PySet_Type, &maker->passed, &maker->find_point, &maker->get_running_loop,
             &maker->eager_tasks)) {
@@ -598,15 +611,15 @@ static int
 is_expected(State *state, PyObject *task)
 {
     int expected = 0;
-    PyObject *record = PyObject_GetAttr(task, state->s_otel_asyncio);
+    PyObject *record = record_of(state, task);
     if (record == NULL) {
         PyErr_Clear();
     }
-    else if (PyObject_TypeCheck(record, state->timed_type)) {
+    else if (is_timed(state, record)) {
         expected = ((TimedCell *)record)->step_started == 0;
     }
     else {
-        expected = PyObject_TypeCheck(record, state->cell_type);
+        expected = is_cell(state, record);
     }
     Py_XDECREF(record);
     return expected;

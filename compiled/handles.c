@@ -180,8 +180,8 @@ make_ordinary(PyObject *self, PyObject *raised)
     }
     PyObject *args = get_args(self, NULL);
     PyObject *bound = args == NULL ? NULL
-                                   : step_bind(in->state, (Step *)in->step, in->record, in->task, in->callback,
-                                             SLOT(self, slots->loop), raised);
+                                   : step_bind(in->state, (Step *)Py_NewRef(in->step), Py_NewRef(in->record), in->task,
+                                             in->callback, SLOT(self, slots->loop), raised);
     if (bound == NULL) {
         Py_XDECREF(args);
         return -1;

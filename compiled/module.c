@@ -61,9 +61,14 @@ find_methods(State *state)
     else if (state->call_done != NULL) {
         state->get_state = find_getter(PyDescr_TYPE(state->done), "_state");
         state->get_exception = find_getter(PyDescr_TYPE(state->done), "_exception");
+        state->get_traceback = find_getter(PyDescr_TYPE(state->done), "_source_traceback");
     }
     state->getframe = Py_XNewRef(PySys_GetObject("_getframe"));
     state->one = PyLong_FromLong(1);
+    state->nothing = PyTuple_New(0);
+    if (state->nothing == NULL) {
+        return -1;
+    }
     if (state->getframe == NULL || state->one == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "sys._getframe is not there");
         return -1;
@@ -153,7 +158,7 @@ module_exec(PyObject *module)
     DO(handle_type) DO(handle_base) DO(base_run) DO(cell_type) DO(timed_type) DO(loop_type) DO(shard_type)  \
     DO(step_type) DO(bound_type) DO(announcer_type) DO(maker_type) DO(register_type) DO(vigil_type)       \
     DO(counted_type) DO(shutdown_type) DO(burst_type) DO(canceller_type)                                    \
-    DO(done) DO(append) DO(deque_type) DO(perf_counter_ns)
+    DO(done) DO(append) DO(deque_type) DO(perf_counter_ns) DO(slotted) DO(unslotted) DO(handle_traceback.type)
 
 #define EACH_NAME(DO)                                                                                \
     DO(s_otel_asyncio) DO(s_done) DO(s_self) DO(s_ready) DO(s_debug) DO(s_closed) DO(s_context)      \
@@ -163,7 +168,7 @@ module_exec(PyObject *module)
     DO(s_parent) DO(s_make_sure_of_running) DO(s_stir) DO(s_abandon) DO(s_failed) DO(s_fail)          \
     DO(s_get_name) DO(s_durations) DO(s_eager_start) DO(s_cancelled) DO(s_ended) DO(s_cancellations)     \
     DO(s_fut_waiter) DO(s_get_loop) DO(s_stand_in) DO(s_shut_down) DO(s_tell) DO(getframe) DO(one)       \
-    DO(context_keyword) DO(task_keywords)
+    DO(nothing) DO(seen_loop) DO(context_keyword) DO(task_keywords)
 
 #define VISIT(field) Py_VISIT(state->field);
 #define CLEAR(field) Py_CLEAR(state->field);
@@ -181,7 +186,8 @@ module_clear(PyObject *module)
 {
     State *state = PyModule_GetState(module);
     state->call_done = state->call_append = NULL;
-    state->get_state = state->get_exception = NULL;
+    state->get_state = state->get_exception = state->get_traceback = NULL;
+    state->seen_cell = NULL;
     spare_drop(&state->spare_bound);
     spare_drop(&state->spare_handles);
     EACH_IN_CYCLES(CLEAR)

@@ -111,12 +111,26 @@ offer(State *state, LoopCell *loop, PyObject *samples, PyObject *value)
     return status;
 }
 
+/* callback(*args): asyncio's. Its plain step takes none, and can be called in the old way only, which is the shorter one here. */
+static inline Py_ALWAYS_INLINE int
+call_back(State *state, PyObject *callback, PyObject *const *args, Py_ssize_t nargs)
+{
+    PyTypeObject *type = Py_TYPE(callback);
+    if (nargs > 0 || type->tp_call == NULL || PyType_HasFeature(type, Py_TPFLAGS_HAVE_VECTORCALL)) {
+        return tell(callback, args, nargs);
+    }
+    PyObject *answer = type->tp_call(callback, state->nothing, NULL);
+    Py_XDECREF(answer);
+    return answer == NULL ? -1 : 0;
+}
+
 /* Whether the task is done: asked as Python would ask, without the look-up where the answer is asyncio's C code. */
-int
+static inline Py_ALWAYS_INLINE int
 is_done(State *state, PyObject *task)
 {
     PyObject *answer;
-    if (state->call_done != NULL && PyObject_TypeCheck(task, PyDescr_TYPE(state->done))) {
+    int known = Py_IS_TYPE(task, state->slotted) && state->slotted_in_c;
+    if (known || (state->call_done != NULL && PyObject_TypeCheck(task, PyDescr_TYPE(state->done)))) {
         answer = state->call_done(task, NULL);
     }
     else {
@@ -125,9 +139,15 @@ is_done(State *state, PyObject *task)
     if (answer == NULL) {
         return -1;
     }
-    int done = PyObject_IsTrue(answer);
+    int done = answer == Py_False ? 0 : PyObject_IsTrue(answer);
     Py_DECREF(answer);
     return done;
+}
+
+int
+task_is_done(State *state, PyObject *task)
+{
+    return is_done(state, task);
 }
 
 /* ---- one step ---- */
@@ -275,7 +295,7 @@ static BurstCell *
 burst_of(State *state, PyObject *record)
 {
     PyObject *cancellation = NULL;
-    if (PyObject_TypeCheck(record, state->timed_type)) {
+    if (is_timed(state, record)) {
         cancellation = ((TimedCell *)record)->cancellation;
     }
     else if (PyObject_TypeCheck(record, state->counted_type)) {
@@ -307,7 +327,7 @@ ends_with_the_burst(State *state, Step *step, BurstCell *burst, PyObject *record
         usual = is_answer(PyObject_GetAttr(burst->guard, state->s_failed), Py_False);
     }
     if (usual > 0) {
-        usual = PyObject_TypeCheck(record, state->timed_type) ? is_only_a_span(state, step, (TimedCell *)record, loop)
+        usual = is_timed(state, record) ? is_only_a_span(state, step, (TimedCell *)record, loop)
                                                               : is_all_told(step->untold);
     }
     return usual;
@@ -323,7 +343,7 @@ finish_in_burst(State *state, Step *step, PyObject *record, PyObject *task, Loop
     if (usual <= 0) {
         return usual;
     }
-    int timed = PyObject_TypeCheck(record, state->timed_type), status;
+    int timed = is_timed(state, record), status;
     PyObject *guard = Py_NewRef(timed ? step->ending : burst->guard);
     Py_INCREF(loop);
     Py_INCREF(shard);
@@ -350,8 +370,8 @@ finish_in_burst(State *state, Step *step, PyObject *record, PyObject *task, Loop
 /* ---- both halves of a step ---- */
 
 /* The step is over: whether the task is done, and what is to be told of it then. */
-static int
-let_go(State *state, Step *step, PyObject *record, PyObject *task, PyObject *future, LoopCell *loop)
+static inline Py_ALWAYS_INLINE int
+after_step(State *state, Step *step, PyObject *record, PyObject *task, PyObject *future, LoopCell *loop)
 {
     int done = is_done(state, task), dealt_with = 0;
     if (step->goes_on != NULL) {
@@ -369,13 +389,13 @@ let_go(State *state, Step *step, PyObject *record, PyObject *task, PyObject *fut
                                    : finish_recorded(state, step, (TimedCell *)record, task, future);
 }
 
-static int
+static inline Py_ALWAYS_INLINE int
 run_counted(State *state, Step *step, PyObject *record, PyObject *task, PyObject *callback, PyObject *const *args,
             Py_ssize_t nargs, LoopCell *cell)
 {
-    int status = tell(callback, args, nargs);
+    int status = call_back(state, callback, args, nargs);
     PyObject *raised = status < 0 ? take_raised() : NULL;
-    if (let_go(state, step, record, task, nargs > 0 ? args[0] : NULL, cell) < 0) {
+    if (after_step(state, step, record, task, nargs > 0 ? args[0] : NULL, cell) < 0) {
         Py_XDECREF(raised);
         return -1;
     }
@@ -438,7 +458,7 @@ end(State *state, Step *step, TimedCell *record, PyObject *task, PyObject *futur
     if (took >= step->longest_step && tell_hold(step, record, task, started, ended) < 0) {
         return -1;
     }
-    return let_go(state, step, (PyObject *)record, task, future, (LoopCell *)record->loop);
+    return after_step(state, step, (PyObject *)record, task, future, (LoopCell *)record->loop);
 }
 
 static int
@@ -455,7 +475,7 @@ run_timed(State *state, Step *step, TimedCell *record, PyObject *task, PyObject 
     PyObject *future = nargs > 0 ? args[0] : NULL;
     int status = begin(state, step, record, task, future);
     if (status == 0) {
-        status = tell(callback, args, nargs);
+        status = call_back(state, callback, args, nargs);
         PyObject *raised = status < 0 ? take_raised() : NULL;
         Py_XSETREF(loop->running, outer);
         if (end(state, step, record, task, future) < 0) {
@@ -480,7 +500,7 @@ run(State *state, Step *step, PyObject *record, PyObject *task, PyObject *callba
     if (step->clock.ask == NULL) {
         return run_counted(state, step, record, task, callback, args, nargs, cell);
     }
-    if (!PyObject_TypeCheck(record, state->timed_type)) {
+    if (!is_timed(state, record)) {
         PyErr_Format(PyExc_TypeError, "a timed step needs a TimedCell, not %.100s", Py_TYPE(record)->tp_name);
         return -1;
     }
@@ -488,20 +508,14 @@ run(State *state, Step *step, PyObject *record, PyObject *task, PyObject *callba
 }
 
 /* New: what is kept of the loop, or NULL without an exception: it is followed no longer. */
-static LoopCell *
+static inline Py_ALWAYS_INLINE LoopCell *
 cell_of(State *state, PyObject *record, PyObject *loop)
 {
-    PyObject *found = NULL;
-    if (PyObject_TypeCheck(record, state->timed_type)) {
-        found = Py_XNewRef(((TimedCell *)record)->loop);
+    if (!is_timed(state, record)) {
+        return loop == NULL ? NULL : cell_on(state, loop);
     }
-    else if (loop != NULL && (found = PyObject_GetAttr(loop, state->s_otel_asyncio)) == NULL) {
-        PyErr_Clear();
-    }
-    if (found != NULL && !PyObject_TypeCheck(found, state->loop_type)) {
-        Py_CLEAR(found);
-    }
-    return (LoopCell *)found;
+    PyObject *found = ((TimedCell *)record)->loop;
+    return found != NULL && PyObject_TypeCheck(found, state->loop_type) ? (LoopCell *)Py_NewRef(found) : NULL;
 }
 
 /* Run asyncio's own `callback(*args)` as a step of the task. It leaves no frame; the loop's cell says that it runs. */
@@ -698,22 +712,27 @@ bound_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject 
     return status < 0 ? NULL : Py_NewRef(Py_None);
 }
 
+/* Takes the references to step and record, whatever comes of it. */
 PyObject *
 step_bind(State *state, Step *step, PyObject *record, PyObject *task, PyObject *callback, PyObject *loop,
           PyObject *raised)
 {
+    BoundStep *bound = NULL;
     if (state->bound_type == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "the interpreter is shutting down");
-        return NULL;
     }
-    BoundStep *bound = (BoundStep *)spare_take(&state->spare_bound, state->bound_type);
-    if (bound == NULL && (bound = PyObject_GC_New(BoundStep, state->bound_type)) == NULL) {
+    else if ((bound = (BoundStep *)spare_take(&state->spare_bound, state->bound_type)) == NULL) {
+        bound = PyObject_GC_New(BoundStep, state->bound_type);
+    }
+    if (bound == NULL) {
+        Py_DECREF(step);
+        Py_DECREF(record);
         return NULL;
     }
     bound->vectorcall = bound_vectorcall;
     bound->state = state;
-    bound->step = Py_NewRef(step);
-    bound->record = Py_NewRef(record);
+    bound->step = (PyObject *)step;
+    bound->record = record;
     bound->task = Py_NewRef(task);
     bound->callback = Py_NewRef(callback);
     bound->loop = Py_XNewRef(loop);

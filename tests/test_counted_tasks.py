@@ -206,6 +206,46 @@ def test_a_task_that_ends_when_tracing_was_stopped_and_started_again_is_not_coun
         instrumentor.uninstrument()
 
 
+def test_a_loop_whose_state_somebody_keeps_is_counted_anew_when_tracing_starts_again(new_loop: NewLoop) -> None:
+    instrumentor = AsyncioInstrumentor()
+
+    async def main() -> tuple[Any, int]:
+        with unsampled():
+            await asyncio.create_task(returns())
+            kept: Any = asyncio.get_running_loop()._otel_asyncio  # type: ignore[attr-defined]
+            instrumentor.uninstrument()
+            instrumentor.instrument()
+            for _ in range(10):
+                await asyncio.create_task(returns())
+        return kept, instrumentor.observation.counters.ended["success"]
+
+    instrumentor.instrument()
+    try:
+        kept, counted = run_on(new_loop, main())
+        assert (kept.let_go, kept.shard.started, counted) == (True, 0, 10)
+    finally:
+        instrumentor.uninstrument()
+
+
+def test_loops_that_take_turns_are_counted_each_by_itself(new_loop: NewLoop, counting: Any) -> None:
+    one, other = new_loop(), new_loop()
+
+    async def some(count: int) -> None:
+        with unsampled():
+            for _ in range(count):
+                await asyncio.create_task(returns())
+
+    for _ in range(3):
+        one.run_until_complete(some(1))
+        other.run_until_complete(some(10))
+    states: list[Any] = [loop._otel_asyncio for loop in (one, other)]  # type: ignore[attr-defined]
+    # Whatever else was made or ended there is a task of each run.
+    assert [state.shard.started for state in states] == [3 + 3, 30 + 3]
+    assert [sum(state.shard.ended.values()) + state.shard.succeeded for state in states] == [3 + 3, 30 + 3]
+    one.close()
+    other.close()
+
+
 # ---- how they are made ----
 
 
@@ -291,6 +331,25 @@ def test_create_task_makes_and_refuses_what_asyncio_does(new_loop: NewLoop, span
         assert traced[title][0] == kind, title
         assert traced[title][1] == message or "argument" in message, title
         assert len(traced[title][2] or ()) - len(rest[0] or ()) <= 1, title
+
+
+@pytest.mark.usefixtures("instrumented_process")
+def test_in_debug_mode_the_handle_of_each_first_step_is_not_said_to_be_made_by_us(new_loop: NewLoop) -> None:
+    def innermost_lines() -> set[str]:
+        handles = [found for found in gc.get_objects() if type(found).__name__ == "Handle"]
+        return {stack[-1].filename for found in handles if (stack := getattr(found, "_source_traceback", None))}
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_debug(True)
+        with unsampled():
+            for _ in range(3):  # what one handle has taught holds for the next
+                task = asyncio.create_task(returns())
+                lines = innermost_lines()
+                assert lines
+                assert not [line for line in lines if line.startswith(OURS)]
+                await task
+
+    run_on(new_loop, main())
 
 
 def test_a_closed_loop_refuses_a_coroutine_before_there_is_a_task_of_it(

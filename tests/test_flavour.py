@@ -12,19 +12,19 @@ import sysconfig
 from typing import Any
 
 import pytest
-from harness import NewLoop, Spans, instrumented, needs_python, run_on
+from harness import LOOP_KINDS, NewLoop, Spans, instrumented, loop_maker, needs_python, run_on
 
 from otel_asyncio.observe import flavour
 
 compiled_only = pytest.mark.skipif(flavour.FLAVOUR != "compiled", reason="needs Python and the compiled step hook")
 
 
-def run_python(program: str, **settings: str | None) -> subprocess.CompletedProcess[str]:
+def run_python(program: str, *arguments: str, **settings: str | None) -> subprocess.CompletedProcess[str]:
     """In the flavour under test, unless told otherwise; a setting that is None is not set."""
     settings = {flavour.COMPILED: str(int(flavour.FLAVOUR == "compiled"))} | settings
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     environment |= {name: value for name, value in settings.items() if value is not None}
-    command = [sys.executable, "-c", program]
+    command = [sys.executable, "-c", program, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
 
@@ -332,6 +332,80 @@ def test_an_allocation_that_fails_is_a_memory_error_and_no_step_is_lost() -> Non
     assert done.returncode == 0, done.stderr
     failures = ast.literal_eval(done.stdout)
     assert all(failures[what] for what in ("plain", "announced", "cancelled", "created")), failures
+
+
+NO_MEMORY_FOR_A_RECORD = """
+import asyncio, gc, logging, sys, weakref, _testcapi
+from opentelemetry.sdk.trace import TracerProvider
+from otel_asyncio import AsyncioInstrumentor, Settings
+
+new_loop = __import__(sys.argv[1]).new_event_loop
+settings = Settings(block_threshold=float("inf"), stuck_after=float("inf"))  # no thread, whose allocations would count
+provider, instrumentor = TracerProvider(), AsyncioInstrumentor()
+tracer = provider.get_tracer("no memory")
+logging.getLogger("otel_asyncio").addHandler(logging.NullHandler())
+gc.disable()
+
+async def wait(future):
+    await future
+
+async def make(n):
+    loop = asyncio.get_running_loop()
+    done, future = loop.create_future(), loop.create_future()
+    done.set_result(None)
+    await loop.create_task(wait(done), name="a name")  # from here on all is known of this code
+    state, make, coro, task = loop._otel_asyncio, loop.create_task, wait(future), None
+    before = state.shard.started, len(state.alive)
+    _testcapi.set_nomemory(n, n + 1)
+    try:
+        task = make(coro, name="a name")
+        what = "made"
+    except MemoryError:
+        what = "refused"
+    finally:
+        _testcapi.remove_mem_hooks()
+    timed = task is not None and task._otel_asyncio.timed
+    if task is not None and not timed:
+        assert state.observation.creation.failed, n
+        what = "counted"
+    after = state.shard.started, len(state.alive)
+    assert (after[0] - before[0], after[1] - before[1]) == (task is not None, timed), (n, what, before, after)
+    future.set_result(None)
+    if task is None:
+        await asyncio.sleep(0)  # it may have been announced, and asyncio could not enter it into its list
+        coro.close()
+    else:
+        await task
+    return what, weakref.ref(coro)
+
+async def main(n):
+    with tracer.start_as_current_span("request"):
+        return await asyncio.create_task(make(n), name="maker")
+
+seen = []
+for n in range(60):
+    instrumentor.instrument(tracer_provider=provider, settings=settings)
+    loop = new_loop()
+    what, coro = loop.run_until_complete(main(n))
+    loop.close()
+    instrumentor.uninstrument()
+    assert coro() is None, (n, what)
+    seen.append(what)
+print(seen)
+"""
+
+
+@compiled_only
+@pytest.mark.parametrize("kind", LOOP_KINDS)
+def test_where_an_allocation_fails_a_task_is_made_all_the_same_or_nothing_is_left_of_it(kind: str) -> None:
+    """One allocation at a time, of those that making a recorded task takes, whoever makes them."""
+    pytest.importorskip("_testcapi", reason="needs Python with its own tests")
+    loop_maker(kind)
+    done = run_python(NO_MEMORY_FOR_A_RECORD, kind)
+    assert done.returncode == 0, done.stderr
+    seen = ast.literal_eval(done.stdout)
+    assert {"made", "counted", "refused"} == set(seen), seen
+    assert set(seen[-10:]) == {"made"}, seen  # as many as there are
 
 
 @needs_python(3, 13)

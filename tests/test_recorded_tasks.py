@@ -64,9 +64,11 @@ def test_no_python_that_observes_runs_for_a_recorded_task_that_returns(traced_ru
         with traced_run.spans.tracer.start_as_current_span("request"):
             for name in (None, "named"):
                 await asyncio.create_task(returns(), name=name)
+                gc.disable()  # or what listens to the collector may run
                 sys.setprofile(note)
                 await asyncio.create_task(returns(), name=name)
                 sys.setprofile(None)
+                gc.enable()
 
     traced_run(main())
     makers = {"make_create_task.<locals>.create_task", "make_factory.<locals>.factory", "_subclass.<locals>.set_name"}

@@ -96,6 +96,7 @@ class LoopCell:
         "cancelling",
         "counted",
         "expected",
+        "let_go",
         "metered",
         "observation",
         "running",
@@ -126,6 +127,8 @@ class LoopCell:
     running: TaskRecord | None
     metered: bool
     """Whether somebody reads the metrics, so that it pays to keep samples and to time the loop."""
+    let_go: bool
+    """Whether nothing of the loop is followed any more."""
     frameless: int = 0
     """How many compiled steps run now, one inside another where the loop runs nested."""
     turn: int = 0

@@ -108,7 +108,6 @@ def _make_maker(observation: Observation, *, stock: bool, factory: bool) -> Any:
         wall=observation.clock.wall_ns,
         tasks=tasks,
         task=tasks.Task,
-        plain=observation.plain_classes[tasks.Task],
         observed=observed_classes[tasks.Task],
         stock=stock,
         factory=factory,

@@ -87,7 +87,7 @@ class LoopState(LoopCell):
         self.implementation = implementation_of(loop)
         self.shard = observation.counters.shard(LoopName(self.id, self.implementation))
         self.alive: set[TaskRecord] = set()
-        self.closed = False
+        self.closed = self.let_go = False
         self.closed_at: Closed | None = None
         self.running = None
         self.expected: TaskRecord | None = None
@@ -126,6 +126,7 @@ class LoopState(LoopCell):
 
     def forget(self) -> None:
         """Follow nothing of this loop any more."""
+        self.let_go = True
         self.shard = Shard(self.shard.loop)  # whoever ends from here on is counted for nobody
         self.burst = self.counted = None
         self.stop_timing()

@@ -1,0 +1,78 @@
+/* What every step has to look up, found once and remembered: where a task has its record, what is kept of a loop, what
+   answers an attribute. Each is a short way to what the look-up by name would find. */
+
+#include "compiled.h"
+
+/* Look where the records of this class of tasks are kept. The class is one of ours, which nobody changes. */
+static void
+find_slot(State *state, PyTypeObject *type)
+{
+    Py_ssize_t slot;
+    if (offset_of(type, "_otel_asyncio", &slot)) {
+        Py_XSETREF(state->slotted, (PyTypeObject *)Py_NewRef(type));
+        state->slot = slot;
+        state->slotted_in_c = state->call_done != NULL && PyType_IsSubtype(type, PyDescr_TYPE(state->done));
+    }
+    else {
+        Py_XSETREF(state->unslotted, (PyTypeObject *)Py_NewRef(type));
+    }
+}
+
+/* New: the record of a task; NULL, with the AttributeError: it has none. */
+PyObject *
+record_of(State *state, PyObject *task)
+{
+    PyObject *kept = kept_record(state, task);
+    if (kept != NULL) {
+        return Py_NewRef(kept);
+    }
+    if (Py_TYPE(task) != state->slotted && Py_TYPE(task) != state->unslotted) {
+        find_slot(state, Py_TYPE(task));
+    }
+    return PyObject_GetAttr(task, state->s_otel_asyncio);
+}
+
+/* New: what is kept of the loop; NULL, without an exception: it is followed no longer, or not yet. */
+LoopCell *
+cell_on(State *state, PyObject *loop)
+{
+    /* Referred to weakly, or a loop that is gone might be taken for its successor at the same address. */
+    LoopCell *cell = state->seen_cell;
+    if (cell != NULL && ((PyWeakReference *)state->seen_loop)->wr_object == loop && !cell->let_go) {
+        return (LoopCell *)Py_NewRef(cell);
+    }
+    cell = (LoopCell *)PyObject_GetAttr(loop, state->s_otel_asyncio);
+    PyObject *ref = NULL;
+    if (cell != NULL && !PyObject_TypeCheck(cell, state->loop_type)) {
+        Py_CLEAR(cell);
+    }
+    else if (cell != NULL && !cell->let_go && (ref = PyWeakref_NewRef(loop, NULL)) != NULL) {
+        Py_XSETREF(state->seen_loop, ref);
+        state->seen_cell = cell; /* until it is freed */
+        cell->seen_in = state;
+    }
+    PyErr_Clear();
+    return cell;
+}
+
+/* New: the attribute of an object of a class that is remembered; of another one, if C answers it there. */
+PyObject *
+answer_of(Answer *answer, PyObject *object, PyObject *name)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    if (type == answer->type) {
+        return answer->get(object, answer->closure);
+    }
+    /* Neither the class may become another one nor the look-up be somebody's own. */
+    if (PyType_HasFeature(type, Py_TPFLAGS_IMMUTABLETYPE) && type->tp_getattro == PyObject_GenericGetAttr) {
+        PyObject *found = PyObject_GetAttr((PyObject *)type, name);
+        if (found != NULL && Py_IS_TYPE(found, &PyGetSetDescr_Type) && ((PyGetSetDescrObject *)found)->d_getset->get != NULL) {
+            answer->get = ((PyGetSetDescrObject *)found)->d_getset->get;
+            answer->closure = ((PyGetSetDescrObject *)found)->d_getset->closure;
+            Py_XSETREF(answer->type, (PyTypeObject *)Py_NewRef(type));
+        }
+        PyErr_Clear();
+        Py_XDECREF(found);
+    }
+    return PyObject_GetAttr(object, name);
+}
