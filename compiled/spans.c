@@ -86,6 +86,10 @@ child_ids(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         Py_RETURN_NONE;
     }
     PyObject *number = PyObject_CallNoArgs(args[2]);
+    int none = number == NULL ? 0 : PyObject_Not(number);
+    if (none != 0) { /* nothing but zeros is no id */
+        Py_SETREF(number, none < 0 ? NULL : PyObject_CallNoArgs(args[2]));
+    }
     PyObject *ids = number == NULL ? NULL : class->tp_alloc(class, PARTS);
     if (ids == NULL) {
         Py_XDECREF(number);

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import gc
 import os
+import random
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -16,6 +17,7 @@ from harness import NewLoop, Spans, TracedRun, attributes, both_ways, instrument
 from opentelemetry import context as telemetry
 from opentelemetry import trace
 from opentelemetry.context.context import Context
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 from opentelemetry.trace.propagation import _SPAN_KEY
@@ -23,7 +25,7 @@ from opentelemetry.trace.propagation import _SPAN_KEY
 import otel_asyncio
 from otel_asyncio import AsyncioInstrumentor
 from otel_asyncio.emit import current
-from otel_asyncio.emit.ids import child_ids
+from otel_asyncio.emit.ids import child_ids, span_id_maker
 from otel_asyncio.observe import code, flavour
 from otel_asyncio.observe.records import TaskRecord
 
@@ -42,6 +44,10 @@ class OddName(str):
 
 
 async def returns() -> None:
+    await asyncio.sleep(0)
+
+
+async def is_not_told() -> None:
     await asyncio.sleep(0)
 
 
@@ -374,6 +380,62 @@ def test_the_ids_of_a_child_are_its_parents_but_for_its_own(is_remote: bool, fla
 def test_ids_of_anything_else_say_so(arguments: Any) -> None:
     with pytest.raises(TypeError, match="child_ids takes"):
         flavour.extension.child_ids(*arguments)
+
+
+def test_siblings_share_what_their_parent_has_and_no_more() -> None:
+    one, other = (SpanContext(trace_id, 2, is_remote=False, trace_flags=TraceFlags(1)) for trace_id in (1, 2))
+    unsampled = SpanContext(1, 2, is_remote=False)
+    numbers = iter(range(3, 9))
+    made = [child_ids(parent, numbers.__next__) for parent in (one, one, unsampled, one, other, unsampled)]
+    assert [ids and (ids.trace_id, ids.span_id) for ids in made] == [(1, 3), (1, 4), None, (1, 5), (2, 6), None]
+
+
+def test_the_sdks_own_ids_are_made_as_it_makes_them() -> None:
+    generator = RandomIdGenerator()
+    state = random.getstate()
+    try:
+        random.seed(1)
+        expected = [generator.generate_span_id() for _ in range(3)]
+        random.seed(1)
+        make = span_id_maker(generator)
+        assert [make() for _ in range(3)] == expected
+    finally:
+        random.setstate(state)
+
+
+def test_another_generator_makes_its_own_ids() -> None:
+    class Counting(RandomIdGenerator):
+        def generate_span_id(self) -> int:
+            return 7
+
+    assert span_id_maker(Counting())() == 7
+
+
+def test_an_id_of_nothing_but_zeros_is_no_id() -> None:
+    parent = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1))
+    ids = child_ids(parent, iter((0, 3)).__next__)
+    assert ids is not None
+    assert ids.span_id == 3
+
+
+@both_ways
+def test_a_tracer_may_be_disabled_while_it_is_used(traced_run: TracedRun) -> None:
+    provider: Any = traced_run.spans.sdk
+    tracer = provider.get_tracer("otel_asyncio")
+    if not hasattr(tracer, "_set_tracer_config"):
+        pytest.skip("this SDK has no configurator")
+
+    async def main() -> None:
+        with traced_run.spans.tracer.start_as_current_span("request"):
+            await asyncio.create_task(returns())
+            provider._set_tracer_configurator(
+                tracer_configurator=lambda _: type(tracer._tracer_config)(is_enabled=False)
+            )
+            await asyncio.create_task(is_not_told())
+
+    traced_run(main())
+    assert len(traced_run.spans.of("returns")) == 1
+    assert traced_run.spans.of("is_not_told") == []
 
 
 def test_what_makes_ids_may_fail() -> None:

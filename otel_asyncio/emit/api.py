@@ -59,6 +59,8 @@ class ApiTaskSpan(Lineage):
 class ApiSpans:
     """Opens and closes task spans through `tracer.start_span`."""
 
+    stand_for_themselves = False
+
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
 
@@ -69,7 +71,7 @@ class ApiSpans:
             identify(span)
         return None if span.dropped else span
 
-    def close(self, task_span: ApiTaskSpan, error: BaseException | None, *, wanted: bool) -> SpanContext | None:
+    def close(self, task_span: ApiTaskSpan, error: BaseException | None, wanted: bool) -> SpanContext | None:
         """End a task's span. Returns its ids if it was handed to the provider."""
         if not (wanted or task_span.identified):
             task_span.drop()

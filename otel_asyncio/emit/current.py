@@ -40,6 +40,8 @@ _VARIABLE = _find_variable()
 current_telemetry: Callable[[], Mapping[str, Any]] = context_api.get_current if _VARIABLE is None else _VARIABLE.get
 _make_current: Callable[[Context], object] = context_api.attach if _VARIABLE is None else _VARIABLE.set
 _copy_context = contextvars.copy_context
+_IS_DICT = issubclass(Context, dict)
+_put: Callable[[Any, str, Any], object] = dict.setdefault  # the class itself lets nobody set anything
 
 
 def telemetry_context(context: contextvars.Context) -> Mapping[str, Any]:
@@ -61,12 +63,16 @@ def context_with(span: Span, telemetry: Mapping[str, Any]) -> contextvars.Contex
     No token is taken, so none is held across a suspension.
     """
     context = _copy_context()
-    alone = len(telemetry) == (SPAN_KEY in telemetry)
-    context.run(_make_current, Context({SPAN_KEY: span} if alone else {**telemetry, SPAN_KEY: span}))
+    if _IS_DICT and len(telemetry) == (SPAN_KEY in telemetry):
+        above = Context()
+        _put(above, SPAN_KEY, span)
+    else:
+        above = Context({**telemetry, SPAN_KEY: span})
+    context.run(_make_current, above)
     return context
 
 
-if not TYPE_CHECKING and extension is not None and _VARIABLE is not None and issubclass(Context, dict):
+if not TYPE_CHECKING and extension is not None and _VARIABLE is not None and _IS_DICT:
     context_with = partial(extension.context_with, _VARIABLE, Context, SPAN_KEY)
 
 

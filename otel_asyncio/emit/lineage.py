@@ -52,9 +52,6 @@ class Lineage:
     above: Any
     """The parent, until the span is closed."""
 
-    stands_for_itself = False
-    """Whether this is the span to make current inside the task; else `current` knows it."""
-
     dropped = False
     """Refused by the sampler, or ended and not worth a span: answers with the ids of its parent."""
 

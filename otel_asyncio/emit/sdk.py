@@ -7,8 +7,7 @@ open, so `TaskSpan` is a span of the SDK that becomes one when somebody asks: un
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk import trace as sdk
@@ -24,7 +23,7 @@ from opentelemetry.trace import (
 from otel_asyncio.emit import names
 from otel_asyncio.emit.attributes import TaskAttributes, end_attributes, start_attributes
 from otel_asyncio.emit.errors import record_error
-from otel_asyncio.emit.ids import child_ids
+from otel_asyncio.emit.ids import child_ids, span_id_maker
 from otel_asyncio.emit.lineage import identify
 from otel_asyncio.emit.processors import is_silent, taker
 from otel_asyncio.emit.taskspan import MADE_LATE, TaskSpan
@@ -46,8 +45,8 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 _blank: Callable[[type[TaskSpan]], TaskSpan] = object.__new__  # without the SDK's constructors, which run when asked
-_WITH_IDS = {TaskSpan} | ({sdk._Span} if "_context" in MADE_LATE else set())
-"""The spans whose ids are read directly, once they have them."""
+_SPAN = sdk._Span if "_context" in MADE_LATE else TaskSpan
+"""The spans whose ids are read directly, as those of ours are once they have them."""
 
 
 def _new_span(spans: SdkSpans) -> TaskSpan:
@@ -60,6 +59,11 @@ def _new_span(spans: SdkSpans) -> TaskSpan:
     return span
 
 
+# Of an SDK without a configurator of tracers; of a processor that does not say whom it tells.
+_UNCONFIGURED = SimpleNamespace(_tracer_config=SimpleNamespace(is_enabled=True))
+_UNLISTED = SimpleNamespace(_span_processors=None)
+
+
 def supports(tracer: object) -> bool:
     """Whether this is the SDK's own tracer with the parts that are used here; else the plain API serves."""
     return type(tracer) is sdk.Tracer and all(hasattr(tracer, part) for part in _TRACER_PARTS)
@@ -68,10 +72,14 @@ def supports(tracer: object) -> bool:
 class SdkSpans:
     """Opens and closes task spans through the parts of the SDK's tracer."""
 
+    stand_for_themselves = True
+    """Whether its spans are those to make current inside the task; else each knows which one is (`current`)."""
+
     def __init__(self, tracer: Any) -> None:
         self._tracer = tracer
-        self._is_enabled = getattr(tracer, "_is_enabled", lambda: True)
+        self._configured: Any = tracer if hasattr(tracer, "_tracer_config") else _UNCONFIGURED
         self._multi = tracer.span_processor
+        self._list: Any = self._multi if hasattr(self._multi, "_span_processors") else _UNLISTED
         self._processors: object = None
         self._silent = False
         self._takers: list[Callable[[sdk.ReadableSpan], None]] = []
@@ -83,23 +91,25 @@ class SdkSpans:
         )
         metrics = getattr(tracer, "_tracer_metrics", None)
         self._metrics = None if metrics is None or type(metrics).__name__ == "NoOpTracerMetrics" else metrics
-        self._new_span_id = tracer.id_generator.generate_span_id
-        self._new_span: Callable[[], TaskSpan] = (
-            partial(_new_span, self) if extension is None else partial(extension.copy_slots, _new_span(self))
-        )
+        self._new_span_id = span_id_maker(tracer.id_generator)
+        # Compiled, a span is a copy of the one that has nothing of its own.
+        self._new_span: Callable[[Any], TaskSpan] = _new_span if extension is None else extension.copy_slots
+        self._pattern: Any = self if extension is None else _new_span(self)
 
     def open(self, record: TaskRecord, place: Place) -> TaskSpan | None:
         """The span of a task about to be made; None if the sampler, or the tracer's configurator, refuses it."""
-        if not self._is_enabled():
+        if not self._configured._tracer_config.is_enabled:
             return None
-        span = self._new_span()
+        span = self._new_span(self._pattern)
         span.record, span.place, span.above = record, place, place.parent
-        if getattr(self._multi, "_span_processors", None) is not self._processors:
+        if self._list._span_processors is not self._processors:
             self._meet_processors()
-        if not self._silent:
-            self.materialise(span)
-        elif not (self._children_are_sampled or place.rooted):
+        if self._silent and (self._children_are_sampled or place.rooted):
+            return span  # the usual case: asked for nothing, told to nobody
+        if self._silent:
             identify(span)
+        else:
+            self.materialise(span)
         return None if span.dropped else span
 
     def _meet_processors(self) -> None:
@@ -117,7 +127,7 @@ class SdkSpans:
         """Ask the sampler, as the SDK's `start_span` would, and make the ids."""
         above = span.above
         if above is not None and self._children_are_sampled:
-            parent = above._context if type(above) in _WITH_IDS else above.get_span_context()
+            parent = above._context if type(above) in (_SPAN, TaskSpan) else above.get_span_context()
             ids = child_ids(parent, self._new_span_id)
             if ids is not None:
                 span.parent_ids, span._context = parent, ids
@@ -185,23 +195,37 @@ class SdkSpans:
             "instrumentation_scope": tracer._instrumentation_scope,
         }
 
-    def close(self, span: TaskSpan, error: BaseException | None, *, wanted: bool) -> SpanContext | None:
+    def close(self, span: TaskSpan, error: BaseException | None, wanted: bool) -> SpanContext | None:
         """End a task's span. Returns its ids if it was handed to the processors."""
         above = span.above
         if span._context is None:
             if not wanted:
                 span.drop()
                 return None
-            if type(above) is TaskSpan and above._context is None:
-                identify(span)  # from the outermost on
+            kind = type(above)
+            parent = above._context if kind is _SPAN or kind is TaskSpan else None
+            ids = child_ids(parent, self._new_span_id) if parent is not None and self._children_are_sampled else None
+            if ids is not None:
+                span.parent_ids, span._context = parent, ids  # the usual case, as `identify` does it
             else:
-                self.identify(span)
+                identify(span)  # from the outermost on
         if span.dropped:
             return None
         if error is not None or span.touched or span.extra or not self._plain_limits:
             self._finish(span, error)
+            return span._context
+        # As it is: what the processors read of it is made when they read it.
+        if span.place is not None and span.place.spawner is not None:
+            span.let_go()
         else:
-            self._hand_over(span)
+            span.above = span.place = None
+        if self._metrics is not None:
+            self._metrics.start_span(span.parent_ids, span.decision)()
+        if span.decision is _RECORD_ONLY:
+            self._multi.on_end(span)
+        else:
+            for take in self._takers:
+                take(span)
         return span._context
 
     def _finish(self, span: TaskSpan, error: BaseException | None) -> None:
@@ -214,28 +238,15 @@ class SdkSpans:
             record_error(span, error, end_time)
         span.finish(end_time)
 
-    def _hand_over(self, span: TaskSpan) -> None:
-        """End as it is: what the processors read of it is made when they read it."""
-        if span.place is not None and span.place.spawner is not None:
-            span.let_go()
-        else:
-            span.above = span.place = None
-        if self._metrics is not None:
-            self._metrics.start_span(span.parent_ids, span.decision)()
-        if span.decision is _RECORD_ONLY:
-            self._multi.on_end(span)
-        else:
-            for take in self._takers:
-                take(span)
-
     def give(self, parent: SpanContext, name: str, attributes: Mapping[str, Any], start: int, end: int) -> bool:
         """Hand over a child of a span of this process, of which all is known: made at once, without its way there.
 
         False where somebody has to be asked, or told of its start: then the tracer makes it.
         """
-        if getattr(self._multi, "_span_processors", None) is not self._processors:
+        if self._list._span_processors is not self._processors:
             self._meet_processors()
-        plain = self._silent and self._plain_limits and self._children_are_sampled and self._is_enabled()
+        enabled = self._configured._tracer_config.is_enabled
+        plain = self._silent and self._plain_limits and self._children_are_sampled and enabled
         ids = child_ids(parent, self._new_span_id) if plain else None
         if ids is None:
             return False

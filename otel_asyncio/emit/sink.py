@@ -115,11 +115,13 @@ class SpanSink:
             if place.parent is not None and self._policy.detaches(function):
                 place = replace(place, parent=None, spawner=place.parent.get_span_context())
         spans = self._tracing.spans
-        span: Any = spans.open(record, place) if spans is not None else None
+        if spans is None:
+            return context
+        span: Any = spans.open(record, place)
         record.span = span
         if span is None or place.rooted or context is not None:
             return context
-        return context_with(span if span.stands_for_itself else span.current, place.telemetry or {})
+        return context_with(span if spans.stand_for_themselves else span.current, place.telemetry or {})
 
     def innermost(self, record: TaskRecord) -> Any:
         """The innermost span open in the task of `record`, which runs now; None where no span of ours or the
@@ -161,13 +163,15 @@ class SpanSink:
 
     def closed(self, record: TaskRecord, error: BaseException | None) -> None:
         """End the task's span: hand it over, or drop it where the policy does not want it and nobody asked."""
-        span, outcome = record.span, record.outcome
+        span = record.span
+        if error is not None and record.outcome not in _FAILURES:
+            error = None
         wanted = (self._wants_all and not span.yielded) or self._policy.wants(
             record, root=span.place.rooted, yielded=span.yielded
         )
         spans = self._tracing.spans
         # The span knows the record; from here on the record knows only the ids, or the two would be a cycle.
-        record.span = spans and spans.close(span, error if outcome in _FAILURES else None, wanted=wanted)
+        record.span = spans and spans.close(span, error, wanted)
         if record.waits is not None and record.waits.kept:
             self._awaits.closed(record)
         if self._timeouts.kept:

@@ -35,7 +35,6 @@ class TaskSpan(Lineage, sdk.Span):
     )  # fmt: skip
 
     _context: SpanContext | None
-    stands_for_itself = True
     touched: bool
     """Whether this has become a whole span of the SDK."""
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from otel_asyncio.observe.cancellation import Cancellation, Fate, Origin, Request, Stage
 from otel_asyncio.observe.cells import BurstCell
 from otel_asyncio.observe.code import info_of
-from otel_asyncio.observe.records import EXITS, Counted
+from otel_asyncio.observe.records import EXITS, Counted, Unrecorded
 from otel_asyncio.observe.shutdown import end
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Burst(BurstCell):
             if record.step is not self.plain or record.step_started:
                 return None
             record.asked, record.step, record.cancellation = now, self.step, self
-        elif record is state.unrecorded:
+        elif type(record) is Unrecorded:
             task._otel_asyncio = record = self.stand_in(state)
         else:
             return None
