@@ -1,4 +1,4 @@
-"""The ids of a child span, without what the SDK does for those of any span."""
+"""The ids of a span, without what the SDK does for those of any."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _SAMPLED = int(TraceFlags.SAMPLED)
+RANDOM = 0x02
+"""TraceFlags.RANDOM_TRACE_ID, W3C Trace Context level 2; not in every supported SDK."""
 _STOCK: Any = RandomIdGenerator.generate_span_id
 _READS = ("random", "getrandbits", "trace", "INVALID_SPAN_ID")
 _IS_KNOWN = type(_STOCK) is FunctionType and _STOCK.__code__.co_names == _READS
@@ -26,6 +28,18 @@ def span_id_maker(generator: Any) -> Callable[[], int]:
     """What makes the id of a span; of the SDK's own generator what it calls itself, which may be zero."""
     make: Callable[[], int] = generator.generate_span_id
     return partial(random.getrandbits, 64) if _IS_KNOWN and getattr(make, "__func__", None) is _STOCK else make
+
+
+def random_flag(generator: Any) -> int:
+    """What the flags of a root say of its trace id."""
+    is_random = getattr(generator, "is_trace_id_random", None)
+    return RANDOM if is_random is not None and is_random() else 0
+
+
+def root_ids(generator: Any) -> SpanContext:
+    """The ids of a sampled root, made in the order in which the SDK makes them."""
+    trace_id, span_id = generator.generate_trace_id(), generator.generate_span_id()
+    return SpanContext(trace_id, span_id, is_remote=False, trace_flags=TraceFlags(_SAMPLED | random_flag(generator)))
 
 
 def _make_child_ids() -> Callable[[SpanContext, Callable[[], int]], SpanContext | None]:

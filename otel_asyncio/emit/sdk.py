@@ -21,9 +21,10 @@ from opentelemetry.trace import (
 )
 
 from otel_asyncio.emit import names
+from otel_asyncio.emit.asking import samples_children, samples_roots
 from otel_asyncio.emit.attributes import TaskAttributes, end_attributes, start_attributes
 from otel_asyncio.emit.errors import record_error
-from otel_asyncio.emit.ids import child_ids, span_id_maker
+from otel_asyncio.emit.ids import RANDOM, child_ids, random_flag, root_ids, span_id_maker
 from otel_asyncio.emit.lineage import identify
 from otel_asyncio.emit.processors import is_silent, taker
 from otel_asyncio.emit.taskspan import MADE_LATE, TaskSpan
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 _TRACER_PARTS = ("sampler", "resource", "span_processor", "id_generator", "_span_limits", "_instrumentation_scope")
 _SAMPLED = int(TraceFlags.SAMPLED)
 _UNSET = Status(StatusCode.UNSET)
-_RANDOM = 0x02  # TraceFlags.RANDOM_TRACE_ID, W3C Trace Context level 2; not in every supported SDK
 _MANY = 64  # more attributes than a task's span ever has
 _RECORD_ONLY, _RECORD_AND_SAMPLE = sampling.Decision.RECORD_ONLY, sampling.Decision.RECORD_AND_SAMPLE
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -83,7 +83,8 @@ class SdkSpans:
         self._processors: object = None
         self._silent = False
         self._takers: list[Callable[[sdk.ReadableSpan], None]] = []
-        self._children_are_sampled = _samples_children(tracer.sampler)
+        self._children_are_sampled = samples_children(tracer.sampler)
+        self._roots_are_sampled = samples_roots(tracer.sampler)
         limits = tracer._span_limits
         self._plain_limits = (
             getattr(limits, "max_span_attribute_length", None) is None
@@ -133,19 +134,25 @@ class SdkSpans:
                 span.parent_ids, span._context = parent, ids
                 return
         parent, generator = span.find_parent(), self._tracer.id_generator
+        if parent is None and self._roots_are_sampled:
+            span._context = root_ids(generator)
+            return
         trace_id = generator.generate_trace_id() if parent is None else parent.trace_id
+        attributes = start_attributes(span.record)
         result = self._tracer.sampler.should_sample(
             span.sampling_context(),
             trace_id,
             names.task_span(span.record.qualname),
             SpanKind.INTERNAL,
-            start_attributes(span.record),
+            attributes,
             span.task_links,
         )
-        span.extra, span.decision = result.attributes or {}, result.decision
+        if result.attributes and result.attributes != attributes:  # the SDK's own samplers give back what they get
+            span.extra = result.attributes
+        span.decision = result.decision
         span.dropped = not result.decision.is_recording()
         flags = _SAMPLED if result.decision.is_sampled() else 0
-        flags |= _random_flag(generator) if parent is None else parent.trace_flags & _RANDOM
+        flags |= random_flag(generator) if parent is None else parent.trace_flags & RANDOM
         span._context = SpanContext(
             trace_id, generator.generate_span_id(), False, TraceFlags(flags), result.trace_state
         )
@@ -284,15 +291,3 @@ class SdkSpans:
 
 def _end_time(record: TaskRecord) -> int:
     return record.wall + record.ended - record.created
-
-
-def _samples_children(sampler: object) -> bool:
-    """Whether a sampled local parent means a sampled child with nothing added, so that nobody need be asked."""
-    return sampler is sampling.ALWAYS_ON or (
-        type(sampler) is sampling.ParentBased and getattr(sampler, "_local_parent_sampled", None) is sampling.ALWAYS_ON
-    )
-
-
-def _random_flag(ids: Any) -> int:
-    is_random = getattr(ids, "is_trace_id_random", None)
-    return _RANDOM if is_random is not None and is_random() else 0
