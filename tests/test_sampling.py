@@ -147,3 +147,20 @@ def test_a_sampler_sees_what_is_known_at_the_start(traced_run: TracedRun, provid
               "asyncio.task.created.file", "asyncio.task.created.line"}  # fmt: skip
     assert wanted <= set(seen)
     assert "asyncio.task.outcome" not in seen
+
+
+def test_a_root_says_the_same_whoever_samples_it(traced_run: TracedRun, provider_kind: str) -> None:
+    """A sampler that is known to sample every root is not asked, and one that adds nothing leaves nothing behind."""
+    said = []
+    for sampler in (
+        sampling.ALWAYS_ON,
+        sampling.ParentBased(sampling.ALWAYS_ON),
+        sampling.ParentBased(sampling.TraceIdRatioBased(1.0)),
+    ):
+        traced_run.spans = spans = sampled(provider_kind, sampler)
+        traced_run(child())
+        (span,) = spans.all()
+        assert span.parent is None
+        assert span.context.trace_id and span.context.span_id
+        said.append((span.name, attributes(span).keys(), span.kind, span.context.trace_flags, span.links))
+    assert said.count(said[0]) == len(said)
