@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.cancellation import Origin, Stage, Via
 from otel_asyncio.observe.chain import walk
-from otel_asyncio.observe.code import info_of
+from otel_asyncio.observe.code import PACKAGE, info_of
 from otel_asyncio.observe.frames import cancelled_below, deals_with_cancellation, line_of_the_program, stack_of
 from otel_asyncio.observe.signals import HANDLING
 from otel_asyncio.observe.sites import Site
@@ -60,6 +60,8 @@ class Origins:
     def find(self, frame: FrameType | None, request: Request, state: LoopState) -> None:
         """Fill in who asks, from the frame that calls `cancel()` outwards."""
         inner, rules = frame, self._rules
+        if frame is not None and id(frame.f_code) not in rules and _by_its_own_step(frame, request, state):
+            return
         for _ in range(_FARTHEST):
             if frame is None:
                 break
@@ -72,7 +74,7 @@ class Origins:
             info = info_of(frame.f_code, frame.f_globals.get("__name__"))
             if info.entry_point or frame.f_code is HANDLING or _is_below_the_loop(frame, state):
                 _by_a_callback(frame, request, state)
-                if request.site is None and inner is not frame and inner is not None:
+                if request.site is None and inner is not frame and inner is not None and not _is_ours(inner):
                     request.site = Site(inner.f_code, inner.f_lasti)  # a library's own line: there is no other
                 return
             if not info.internal:
@@ -144,11 +146,19 @@ def _is_signal_handler(frame: FrameType | None, state: LoopState) -> bool:
     return any(handle is each for each in state.signal_handlers())
 
 
+def _is_ours(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(PACKAGE)
+
+
 def _is_below_the_loop(frame: FrameType, state: LoopState) -> bool:
+    """Whether this is the frame that runs uvloop, and no task of it."""
+    return state.running is None and _runs_uvloop(frame, state)
+
+
+def _runs_uvloop(frame: FrameType, state: LoopState) -> bool:
     """Whether this is the frame that runs uvloop, whose own frames do not show."""
     return (
-        state.running is None
-        and state.implementation == "uvloop"
+        state.implementation == "uvloop"
         and not _RUNS_A_LOOP.isdisjoint(frame.f_code.co_names)
         and asyncio._get_running_loop() is not None
     )
@@ -214,7 +224,28 @@ def handed_on(frame: FrameType, request: Request, state: LoopState) -> None:
     request.via = request.via or Via.AWAITER
     outer = state.cancelling
     if outer is not None:
-        request.follows(outer)
-        request.by = outer.owner if outer.owner.timed else None
-        request.site = outer.root.site
-        request.expected = outer.expected and _made(outer.owner, request.owner)
+        _hand_on(outer, request)
+
+
+def _hand_on(outer: Request, request: Request) -> None:
+    request.follows(outer)
+    request.by = outer.owner if outer.owner.timed else None
+    request.site = outer.root.site
+    request.expected = outer.expected and _made(outer.owner, request.owner)
+
+
+def _by_its_own_step(frame: FrameType, request: Request, state: LoopState) -> bool:
+    """Whether the running task hands on what was asked of it while it ran: to what it awaits next, by its step.
+
+    That is C, so that the call has no frame: above it is our own, or the one that runs the loop.
+    """
+    running = state.running
+    cancellation = getattr(running, "cancellation", None)
+    if running is None or cancellation is None or cancellation.stage is Stage.SETTLED:
+        return False
+    above = _is_ours(frame) or info_of(frame.f_code, frame.f_globals.get("__name__")).entry_point
+    if running is request.owner or not running.step_started or not (above or _runs_uvloop(frame, state)):
+        return False
+    request.via = Via.AWAITER
+    _hand_on(cancellation.first, request)
+    return True

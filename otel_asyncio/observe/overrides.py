@@ -50,27 +50,40 @@ def watch_foreign(task: Any) -> None:
     """See the cancellations of a task that is not of our class: by attributes of the instance, which hold it weakly."""
     cls = type(task)
     if _code_of(cls.cancel) not in OUR_CALLS:
-        task.cancel, task.uncancel = _of_the_instance(cls, weakref.ref(task))
+        task.cancel, task.uncancel = _of_the_instance(cls, weakref.ref(task), task.cancelling())
 
 
-def _of_the_instance(cls: Any, ref: Callable[[], Any]) -> tuple[Callable[..., bool], Callable[[], int]]:
+def _of_the_instance(cls: Any, ref: Callable[[], Any], asked: int = 0) -> tuple[Callable[..., bool], Callable[[], int]]:
+    """Both for one task, which has been asked so often.
+
+    When the collector takes a task away, the reference is gone before the coroutine is closed, and what is left of it may
+    still call these: they answer what the task would.
+    """
+
     def cancel(msg: Any = None) -> bool:
+        nonlocal asked
         task = ref()
-        assert task is not None
+        if task is None:
+            asked += 1
+            return True
         request = task._otel_asyncio.cancellations.requested(task, msg, sys._getframe(1))
         try:
             return cls.cancel(task, msg)  # type: ignore[no-any-return]
         finally:
+            asked = task.cancelling()
             if request is not None:
                 request.made()
             task = request = None
 
     def uncancel() -> int:
+        nonlocal asked
         task = ref()
-        assert task is not None
-        left = cls.uncancel(task)
-        task._otel_asyncio.cancellations.withdrawn(task, left, sys._getframe(1))
-        return left  # type: ignore[no-any-return]
+        if task is None:
+            asked = max(asked - 1, 0)
+            return asked
+        asked = cls.uncancel(task)
+        task._otel_asyncio.cancellations.withdrawn(task, asked, sys._getframe(1))
+        return asked
 
     return cancel, uncancel
 

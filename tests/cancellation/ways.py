@@ -185,6 +185,17 @@ async def handed_on_to_its_own_task() -> Any:
     return await ended(task)
 
 
+@way("explicit", expected=False, via="awaiter", canceller="asks_itself")
+async def handed_on_by_who_asked_itself() -> Any:
+    async def asks_itself() -> None:
+        task = asyncio.create_task(victim())
+        await turn()
+        asyncio.current_task().cancel()  # by
+        await task
+
+    return await ended(asyncio.create_task(asks_itself()))
+
+
 @way("explicit", expected=True, via="gather", spans=2)
 async def by_gather() -> Any:
     tasks = [asyncio.create_task(victim()) for _ in range(2)]

@@ -6,6 +6,7 @@ import gc
 import logging
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -32,6 +33,10 @@ def _begin(name: str) -> None:
     os.environ["OTEL_ASYNCIO_COMPILED"] = "1" if name == "compiled" else "0"
     logging.getLogger("otel_asyncio").addHandler(logging.NullHandler())
     gc.disable()
+    from otel_asyncio.observe import handlers
+
+    # Who caught a cancellation is asked so many times a second of the machine's, and which of them is no fact of the program.
+    handlers._PER_SECOND = sys.maxsize
 
 
 def running() -> tuple[str, str]:

@@ -157,3 +157,31 @@ def test_an_exception_never_retrieved_is_reported_as_early_as_without_tracing(
         return said
 
     assert same_as_bare(main) == ["Task exception was never retrieved"]
+
+
+def test_a_task_made_past_us_is_asked_as_ever_while_it_is_collected(same_as_bare: Callable[..., Any]) -> None:
+    """The references to it are gone by then, and its coroutine is still to be closed."""
+
+    async def program() -> list[Any]:
+        said: list[Any] = []
+
+        async def waits() -> None:
+            me: Any = asyncio.current_task()
+            me.cancel()
+            said.append(me.uncancel())
+            me.cancel()
+            try:
+                try:
+                    await asyncio.sleep(0)
+                except asyncio.CancelledError:
+                    await asyncio.Future()
+            finally:
+                said.extend([me.uncancel(), me.uncancel(), me.cancel(), me.cancelling()])
+
+        asyncio.Task(waits())  # noqa: RUF006 - nobody keeps it
+        for _ in range(3):
+            await asyncio.sleep(0)
+        gc.collect()
+        return said
+
+    assert same_as_bare(program)[:4] == [0, 0, 0, True]
