@@ -56,8 +56,8 @@ def watch_foreign(task: Any) -> None:
 def _of_the_instance(cls: Any, ref: Callable[[], Any], asked: int = 0) -> tuple[Callable[..., bool], Callable[[], int]]:
     """Both for one task, which has been asked so often.
 
-    When the collector takes a task away, the reference is gone before the coroutine is closed, and what is left of it may
-    still call these: they answer what the task would.
+    When the collector takes a task away, the reference is gone before the coroutine is closed, and what is left of that
+    may still call these: they answer what the task would.
     """
 
     def cancel(msg: Any = None) -> bool:
