@@ -1,8 +1,8 @@
 /* The compiled hot path: the twin of otel_asyncio/observe/steps.py and create.py, which are the reference.
 
-   Documented API only, but for three things that are tested for before they are used: where `asyncio.Handle` has its
-   slots, the C functions behind `deque.append`, `done`, `_state` and `_exception` of a future, and what the clock behind
-   `time.perf_counter_ns` is. */
+   Documented API only, but for the object that a weak reference refers to, and for three things that are tested for before
+   they are used: where `asyncio.Handle` has its slots, the C functions behind `deque.append`, `done`, `_state` and
+   `_exception` of a future, and what the clock behind `time.perf_counter_ns` is. */
 
 #ifndef OTEL_ASYNCIO_COMPILED_H
 #define OTEL_ASYNCIO_COMPILED_H
