@@ -66,11 +66,15 @@ class CodeInfo(NamedTuple):
     entry_point: bool
 
 
-# The ids of code that a search for the maker of a task passes over, so that the search is one look-up a frame.
+# The ids of code that a search for the maker of a task passes over, and of that which it looks for, so that the search
+# is one or two look-ups a frame.
 passed: set[int] = set()
+_looked_for: set[int] = set()
 
 _UNKNOWN = CodeInfo(None, "", None, None, False, None, False, False)
 infos: dict[int, CodeInfo] = {}
+usual: dict[int, CodeInfo] = {}
+"""Of those, whatever wraps nothing and is no housekeeping: to ask for that each time takes longer than to find it."""
 
 
 def info_of(code: CodeType, module: str | None = None) -> CodeInfo:
@@ -78,11 +82,15 @@ def info_of(code: CodeType, module: str | None = None) -> CodeInfo:
     info = infos.get(id(code))
     if info is None:
         if len(infos) >= _CACHE_SIZE:
-            infos.clear()
-            passed.clear()
+            for known in (usual, passed, _looked_for, infos):  # the last one keeps their ids from being used again
+                known.clear()
         info = infos[id(code)] = _inspect(code, module)
         if info.internal and not info.entry_point:
             passed.add(id(code))
+        if not info.internal:
+            _looked_for.add(id(code))
+        if info.wrapped is None and not info.housekeeping:
+            usual[id(code)] = info
     return info
 
 
@@ -181,6 +189,8 @@ def creation_point(depth: int, frame: FrameType | None = None) -> tuple[CodeType
     while frame is not None:
         code = frame.f_code
         key = id(code)
+        if key in _looked_for:
+            return code, frame.f_lasti
         if key not in passed:
             info = infos.get(key) or info_of(code, frame.f_globals.get("__name__"))
             if not info.internal:

@@ -60,17 +60,18 @@ def make_create_task(  # noqa: C901 - written out, it runs for every task
             state = self._otel_asyncio
         except AttributeError:
             state = enrol(self)
+        shard = state.shard
         try:
             seen = context is None and surroundings() is sink.unwanted()
             place = None if seen else observation.place(context, state.running)
         except Exception as error:  # noqa: BLE001 - the border of the package
             observation.switch_off_creation(error)
             place = None
-        if place is not None or state.shard.started >= state.shard.glimpse_at:
+        if place is not None or shard.started >= shard.glimpse_at:
             return make_recorded(state, place, self, coro, name, context)
         cls: Any = Plain if tasks.Task is Task else plain_classes[tasks.Task]
         task = cls(coro, loop=self, name=name, context=context)
-        state.shard.started += 1
+        shard.started += 1
         if self._debug if stock else task._source_traceback:
             drop_own_frames(task)
         return task

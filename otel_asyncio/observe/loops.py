@@ -9,7 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.cells import LoopCell
-from otel_asyncio.observe.code import called_from, creation_point, creation_site, describe
+from otel_asyncio.observe.code import called_from, creation_point, creation_site, describe, usual
 from otel_asyncio.observe.counters import LoopName, Shard
 from otel_asyncio.observe.looptime import measures_exactly, time_selector
 from otel_asyncio.observe.overrides import let_go_of_foreign, watch_foreign
@@ -156,9 +156,12 @@ class LoopState(LoopCell):
         """The record for a task about to be made of `coro` at this place, and the context to make it in."""
         observation, running = self.observation, self.running
         try:
-            code, qualname = describe(coro)
-            if code.housekeeping:
-                return self.unrecorded, context
+            try:
+                code, qualname = usual[id(coro.cr_code)], coro.__qualname__
+            except (AttributeError, KeyError):
+                code, qualname = describe(coro)
+                if code.housekeeping:
+                    return self.unrecorded, context
             if running is not None and place.parent is running.span:
                 # Nested by our own record: that must be the task that really runs.
                 place = observation.place(context, observation.make_sure_of_running(self))
@@ -169,7 +172,8 @@ class LoopState(LoopCell):
             made_at = self.submitted.pop(id(coro), None) if made_by_loop else creation_point(4)
             record = TaskRecord(self, self.now(), self.wall(), kind, code, qualname, made_at)
             context = observation.sink.opened(record, place, context)
-            self.stir()
+            if self.watch is not None:
+                self.watch.stir()  # as `stir` does
         except Exception as error:  # noqa: BLE001 - the border of the package
             observation.switch_off_creation(error)
             return self.unrecorded, context

@@ -167,14 +167,15 @@ class TaskRecord(TimedCell):
     def begin(self, task: asyncio.Task[Any]) -> None:
         """Take the place among the loop's live records; from now on the task's death is noticed, however it dies."""
         self.task = weakref.ref(task, self.lost)
-        maker = self.loop.running
+        loop = self.loop
+        maker = loop.running
         if maker is not None and EAGER_TASKS:
             # One that was started past us, and is in its first step, may be the one that really runs.
-            maker = self.loop.observation.make_sure_of_running(self.loop)
+            maker = loop.observation.make_sure_of_running(loop)
             if maker is self:
-                maker = self.loop.running
+                maker = loop.running
         self.creator = 0 if maker is None else maker.id
-        self.loop.alive.add(self)
+        loop.alive.add(self)
 
     @property
     def cancellations(self) -> Cancellations:
