@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_asyncio.observe.cancellation import Cancellation, Fate, Origin, Request, Stage
 from otel_asyncio.observe.code import info_of
-from otel_asyncio.observe.records import EXITS, Counted
+from otel_asyncio.observe.records import EXITS, Counted, Unrecorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,7 +97,7 @@ class Burst:
             if record.step is not self._plain or record.step_started:
                 return None
             record.asked, record.step, record.cancellation = now, self._step, self
-        elif record is state.unrecorded:
+        elif type(record) is Unrecorded:
             task._otel_asyncio = record = self._stand_in(state)
         else:
             return None

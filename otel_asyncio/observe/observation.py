@@ -15,6 +15,7 @@ from otel_asyncio.observe.code import creation_site
 from otel_asyncio.observe.eager import take_in_first_step
 from otel_asyncio.observe.executors import Executors
 from otel_asyncio.observe.finishing import make_finish, make_finish_unrecorded
+from otel_asyncio.observe.flavour import extension
 from otel_asyncio.observe.generators import Generators
 from otel_asyncio.observe.glimpses import make_glimpse_step
 from otel_asyncio.observe.hotpath import make_step, make_unrecorded_step, takes_handles_directly
@@ -87,7 +88,9 @@ class Observation:
         self.finish, self.finish_unrecorded = make_finish(self), make_finish_unrecorded(self)
         self.step: Any = make_step(self)
         self.unrecorded = Unrecorded(make_unrecorded_step(self), self.cancellations)
-        self.plain_classes = PlainClasses(self.unrecorded)
+        self.plain = self.unrecorded if extension is not None else Unrecorded(self.unrecorded.step, self.cancellations)
+        """The same for those of a class of their own, by which their steps are told from others, in Python."""
+        self.plain_classes = PlainClasses(self.plain)
         self.glimpse_step = make_glimpse_step(self)
         self.cancellations.make_steps()
         self.watching: Watching | None = None

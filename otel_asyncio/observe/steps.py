@@ -91,7 +91,7 @@ def make_call_soon(observation: Observation, original: Callable[..., Any]) -> Ca
     # In place only of asyncio's own: a subclass that has its own call_soon wants to be called.
     if original is STOCK_CALL_SOON:
         return _make_call_soon_in_place(observation, original)
-    now, adopt, bind = observation.clock.monotonic_ns, observation.adopt, MethodType
+    now, adopt, bind, plain = observation.clock.monotonic_ns, observation.adopt, MethodType, observation.plain
     step_type, builtin, method, py_steps, wakeup = STEP_TYPE, BuiltinMethodType, MethodType, PY_STEPS, _WAKEUP
 
     def call_soon(self: Any, callback: Any, *args: Any, context: Any = None) -> Any:
@@ -106,12 +106,16 @@ def make_call_soon(observation: Observation, original: Callable[..., Any]) -> Ca
                 record = task._otel_asyncio
             except AttributeError:
                 record = adopt(self, task, context)
-            if record.timed:
-                record.ready = now()
-            if args:
-                handle = original(self, bind(record.step, task), callback, args[0], context=context)
+            if record is plain:
+                announced = task._otel_asyncio_step
             else:
-                handle = original(self, bind(record.step, task), callback, context=context)
+                if record.timed:
+                    record.ready = now()
+                announced = bind(record.step, task)
+            if args:
+                handle = original(self, announced, callback, args[0], context=context)
+            else:
+                handle = original(self, announced, callback, context=context)
         else:
             handle = original(self, callback, *args, context=context)
         if self.get_debug():
@@ -136,7 +140,7 @@ def _make_call_soon_in_place(observation: Observation, original: Callable[..., A
 
     The handle is written out too: what `Handle.__init__` does then is to fill its slots.
     """
-    now, adopt, bind = observation.clock.monotonic_ns, observation.adopt, MethodType
+    now, adopt, bind, plain = observation.clock.monotonic_ns, observation.adopt, MethodType, observation.plain
     step_type, builtin, method, py_steps, wakeup = STEP_TYPE, BuiltinMethodType, MethodType, PY_STEPS, _WAKEUP
     direct, copy_context = observation.direct, contextvars.copy_context
     Handle: Any = events.Handle  # noqa: N806
@@ -154,10 +158,14 @@ def _make_call_soon_in_place(observation: Observation, original: Callable[..., A
                 record = task._otel_asyncio
             except AttributeError:
                 record = adopt(self, task, context)
-            if record.timed:
-                record.ready = now()
+            if record is plain:
+                announced = task._otel_asyncio_step
+            else:
+                if record.timed:
+                    record.ready = now()
+                announced = bind(record.step, task)
             args = (callback, args[0]) if args else (callback,)
-            callback = bind(record.step, task)
+            callback = announced
         if type(self) in direct and not self._debug and not self._closed:
             handle = empty(Handle)
             handle._context = copy_context() if context is None else context
