@@ -238,6 +238,7 @@ class Roots(Recorded):
 
     @contextmanager
     def surrounding(self) -> Iterator[None]:
+        self.provider.force_flush()  # what ended last: a span that waits leads to its loop, of the run before
         yield
         self.provider.force_flush()
 
