@@ -36,6 +36,8 @@ STEPS = (
     "test_flavour.py",
     "test_task_spans.py",
     "test_task_outcomes.py",
+    "test_metrics.py",
+    "cancellation/test_bursts.py",
     "test_watchdog.py",
     "test_vigil.py",
     "traps",
@@ -44,7 +46,7 @@ STEPS = (
 
 
 def reference_stage(environment: Environment, extra: Sequence[str]) -> Stage:
-    """The tests of tasks, steps, handles and of the watchdog with the step hook in Python; the others run compiled."""
+    """The tests of what is written twice and of the watchdog with the step hook in Python; the others run compiled."""
     tests = ("-m", "pytest", "-q", *(f"tests/{name}" for name in STEPS))
     return lambda: environment.run_reference(*tests, *extra, timeout=PYTEST_TIMEOUT_SECONDS)
 

@@ -28,7 +28,7 @@ _NO_FUTURE = object()
 class Glimpse(Cell):
     """Stands in for the record of one task that gets no span: when it was made, when it ended, and how."""
 
-    timed = False
+    timed = notes_ready = False
     cancellation = span = None
 
     __slots__ = ("cancellations", "code", "created", "ended", "outcome", "qualname", "shard", "steps", "weight")

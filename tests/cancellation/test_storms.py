@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import tracemalloc
+from asyncio import runners
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -501,6 +502,30 @@ def test_a_shutdown_says_how_many_and_which_was_the_slowest() -> None:
     assert (said["asyncio.shutdown.cancelled"], said["asyncio.shutdown.slowest_time"]) == (3, 3.0)
     assert said["asyncio.shutdown.slowest"].endswith("stubborn")
     assert (span.end_time or 0) - (span.start_time or 0) == 3_000_000_000
+
+
+@pytest.mark.parametrize("left", [3, MANY])
+def test_a_shutdown_counts_all_that_it_cancels(
+    traced_run: TracedRun, spans: Spans, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "MANY", left)
+    traced_run(leave_behind())
+    (span,) = [span for span in spans.all() if span.name == "asyncio.shutdown"]
+    assert attributes(span)["asyncio.shutdown.cancelled"] == left
+    assert attributes(span)["asyncio.shutdown.slowest"].endswith("Event.wait")
+    cancelled = [each.end_time or 0 for each in spans.all() if each.name.startswith("task ")]
+    assert (span.end_time or 0) >= max(cancelled)
+
+
+def test_a_shutdown_is_over_when_the_last_has_ended(instrumented_process: Any, new_loop: Any, spans: Spans) -> None:
+    """Not when the loop is closed."""
+    loop = new_loop()
+    try:
+        loop.run_until_complete(leave_behind())
+        runners._cancel_all_tasks(loop)  # type: ignore[attr-defined]
+        assert spans.names().count("asyncio.shutdown") == 1
+    finally:
+        loop.close()
 
 
 def test_a_shutdown_waits_for_the_task_that_refuses_to_die() -> None:
