@@ -66,7 +66,8 @@ _UNLISTED = SimpleNamespace(_span_processors=None)
 
 def supports(tracer: object) -> bool:
     """Whether this is the SDK's own tracer with the parts that are used here; else the plain API serves."""
-    return type(tracer) is sdk.Tracer and all(hasattr(tracer, part) for part in _TRACER_PARTS)
+    known = type(tracer) is sdk.Tracer and all(hasattr(tracer, part) for part in _TRACER_PARTS)
+    return known and hasattr(tracer, "_is_enabled") == hasattr(tracer, "_tracer_config")  # which that one reads
 
 
 class SdkSpans:
