@@ -62,7 +62,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--python", action="append", choices=VERSIONS, help="only this version (repeatable)")
     parser.add_argument("--only", action="append", choices=KINDS, help="only this kind of stage (repeatable)")
-    parser.add_argument("--lanes", type=int, default=2, help="how many interpreters at a time (default: %(default)s)")
+    parser.add_argument("--lanes", type=int, default=3, help="how many interpreters at a time (default: %(default)s)")
     options = parser.parse_args(own)
     options.pytest = extra
     return options
