@@ -168,26 +168,13 @@ take(State *state, BurstCell *burst, LoopCell *cell, PyObject *record, PyObject 
     return burst->ends_loop ? count_left(state, cell, task) : 0;
 }
 
-/* New: what is kept of the loop of a task; NULL, without an exception perhaps: nothing is. */
-static LoopCell *
-cell_of(State *state, PyObject *record, PyObject *task)
-{
-    if (is_timed(state, record)) {
-        PyObject *cell = ((TimedCell *)record)->loop;
-        return cell != NULL && PyObject_TypeCheck(cell, state->loop_type) ? (LoopCell *)Py_NewRef(cell) : NULL;
-    }
-    PyObject *loop = PyObject_CallMethodNoArgs(task, state->s_get_loop);
-    LoopCell *cell = loop == NULL ? NULL : cell_on(state, loop);
-    Py_XDECREF(loop);
-    return cell;
-}
-
 /* Whether a task that is about to be cancelled has joined the burst that goes on. Negative on error: it has not. */
 static int
 joins(State *state, PyObject *task)
 {
     PyObject *record = record_of(state, task);
-    LoopCell *cell = record == NULL ? NULL : cell_of(state, record, task);
+    PyObject *loop = record == NULL || is_timed(state, record) ? NULL : PyObject_CallMethodNoArgs(task, state->s_get_loop);
+    LoopCell *cell = record == NULL || PyErr_Occurred() ? NULL : cell_of(state, record, loop);
     int joined = cell != NULL && !is_none(cell->burst) && PyObject_TypeCheck(cell->burst, state->burst_type);
     if (joined) {
         BurstCell *burst = (BurstCell *)Py_NewRef(cell->burst);
@@ -199,6 +186,7 @@ joins(State *state, PyObject *task)
         Py_DECREF(burst);
     }
     Py_XDECREF(cell);
+    Py_XDECREF(loop);
     Py_XDECREF(record);
     return PyErr_Occurred() ? -1 : joined;
 }
@@ -319,15 +307,7 @@ canceller_clear(PyObject *self)
     return 0;
 }
 
-static void
-canceller_dealloc(PyObject *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    canceller_clear(self);
-    type->tp_free(self);
-    Py_DECREF(type);
-}
+DEALLOC(canceller)
 
 static PyMemberDef canceller_members[] = {
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(Canceller, vectorcall), READONLY, NULL},

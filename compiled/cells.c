@@ -116,16 +116,6 @@ burst_clear(PyObject *self)
     return 0;
 }
 
-#define DEALLOC(name)                        \
-    static void name##_dealloc(PyObject *self) \
-    {                                        \
-        PyTypeObject *type = Py_TYPE(self);  \
-        PyObject_GC_UnTrack(self);           \
-        name##_clear(self);                  \
-        type->tp_free(self);                 \
-        Py_DECREF(type);                     \
-    }
-
 DEALLOC(cell)
 DEALLOC(timed)
 DEALLOC(loop)

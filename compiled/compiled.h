@@ -160,7 +160,6 @@ typedef struct State {
     PyObject *getframe, *one; /* sys._getframe, and 1 */
     PyObject *nothing;        /* () */
     PyObject *context_keyword; /* ("context",) */
-    PyObject *task_keywords;   /* ("loop", "name", "context") */
 } State;
 
 extern struct PyModuleDef compiled_module;
@@ -223,6 +222,17 @@ clock_now(Clock *clock, long long *now)
     return clock->native ? clock_read(now) : clock_ask(clock, now);
 }
 
+/* The tp_dealloc of a type that the garbage collector knows and that has a tp_clear. */
+#define DEALLOC(name)                          \
+    static void name##_dealloc(PyObject *self) \
+    {                                          \
+        PyTypeObject *type = Py_TYPE(self);    \
+        PyObject_GC_UnTrack(self);             \
+        name##_clear(self);                    \
+        type->tp_free(self);                   \
+        Py_DECREF(type);                       \
+    }
+
 /* cells.c */
 int cells_add(PyObject *module, State *state);
 static inline ShardCell *
@@ -255,6 +265,17 @@ static inline PyObject *
 kept_record(State *state, PyObject *task)
 {
     return Py_IS_TYPE(task, state->slotted) ? *(PyObject **)((char *)task + state->slot) : NULL;
+}
+
+/* New: what is kept of the loop of a task with this record, or NULL without an exception: it is followed no longer. */
+static inline LoopCell *
+cell_of(State *state, PyObject *record, PyObject *loop)
+{
+    if (!is_timed(state, record)) {
+        return loop == NULL ? NULL : cell_on(state, loop);
+    }
+    PyObject *found = ((TimedCell *)record)->loop;
+    return found != NULL && PyObject_TypeCheck(found, state->loop_type) ? (LoopCell *)Py_NewRef(found) : NULL;
 }
 
 /* steps.c */

@@ -109,7 +109,7 @@ known_cell(Maker *maker, PyObject *loop)
     LoopCell *cell = cell_on(maker->state, loop);
     if (cell != NULL && (cell->unrecorded == NULL ||
                          (maker->factory && (cell->observation != maker->observation ||
-                                             (cell->expected != NULL && cell->expected != Py_None))))) {
+                                             !is_none(cell->expected))))) {
         Py_CLEAR(cell);
     }
     return cell;
@@ -327,7 +327,7 @@ open_record(Maker *maker, LoopCell *cell, PyObject *info, PyObject *place, const
     }
     PyObject *args[] = {(PyObject *)record, place, given->context};
     *context = PyObject_Vectorcall(maker->opened, args, 3, NULL);
-    if (*context != NULL && cell->watch != NULL && cell->watch != Py_None) {
+    if (*context != NULL && !is_none(cell->watch)) {
         PyObject *answer = PyObject_CallMethodNoArgs(cell->watch, maker->state->s_stir);
         if (answer == NULL) {
             Py_CLEAR(*context);

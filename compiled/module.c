@@ -136,8 +136,7 @@ intern_names(State *state)
         }
     }
     state->context_keyword = PyTuple_Pack(1, state->s_context);
-    state->task_keywords = PyTuple_Pack(3, state->s_loop, state->s_name, state->s_context);
-    return state->context_keyword == NULL || state->task_keywords == NULL ? -1 : 0;
+    return state->context_keyword == NULL ? -1 : 0;
 }
 
 static int
@@ -168,7 +167,7 @@ module_exec(PyObject *module)
     DO(s_parent) DO(s_make_sure_of_running) DO(s_stir) DO(s_abandon) DO(s_failed) DO(s_fail)          \
     DO(s_get_name) DO(s_durations) DO(s_eager_start) DO(s_cancelled) DO(s_ended) DO(s_cancellations)     \
     DO(s_fut_waiter) DO(s_get_loop) DO(s_stand_in) DO(s_shut_down) DO(s_tell) DO(getframe) DO(one)       \
-    DO(nothing) DO(seen_loop) DO(context_keyword) DO(task_keywords)
+    DO(nothing) DO(seen_loop) DO(context_keyword)
 
 #define VISIT(field) Py_VISIT(state->field);
 #define CLEAR(field) Py_CLEAR(state->field);

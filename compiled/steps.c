@@ -197,7 +197,7 @@ finish_counted(State *state, Step *step, PyObject *record, PyObject *task, PyObj
         plain = has_returned(state, task);
     }
     if (plain > 0) { /* and has not been given a record of its own */
-        plain = is_answer(PyObject_GetAttr(task, state->s_otel_asyncio), record);
+        plain = is_answer(record_of(state, task), record);
     }
     if (plain > 0) {
         shard->succeeded++;
@@ -311,7 +311,7 @@ is_still_in_burst(State *state, PyObject *record, PyObject *task)
     if (burst_of(state, record) == NULL) {
         return 0;
     }
-    int same = is_answer(PyObject_GetAttr(task, state->s_otel_asyncio), record);
+    int same = is_answer(record_of(state, task), record);
     if (same < 0) {
         PyErr_Clear();
     }
@@ -328,7 +328,7 @@ ends_with_the_burst(State *state, Step *step, BurstCell *burst, PyObject *record
     }
     if (usual > 0) {
         usual = is_timed(state, record) ? is_only_a_span(state, step, (TimedCell *)record, loop)
-                                                              : is_all_told(step->untold);
+                                        : is_all_told(step->untold);
     }
     return usual;
 }
@@ -507,17 +507,6 @@ run(State *state, Step *step, PyObject *record, PyObject *task, PyObject *callba
     return run_timed(state, step, (TimedCell *)record, task, callback, args, nargs);
 }
 
-/* New: what is kept of the loop, or NULL without an exception: it is followed no longer. */
-static inline Py_ALWAYS_INLINE LoopCell *
-cell_of(State *state, PyObject *record, PyObject *loop)
-{
-    if (!is_timed(state, record)) {
-        return loop == NULL ? NULL : cell_on(state, loop);
-    }
-    PyObject *found = ((TimedCell *)record)->loop;
-    return found != NULL && PyObject_TypeCheck(found, state->loop_type) ? (LoopCell *)Py_NewRef(found) : NULL;
-}
-
 /* Run asyncio's own `callback(*args)` as a step of the task. It leaves no frame; the loop's cell says that it runs. */
 int
 step_run(State *state, Step *step, PyObject *record, PyObject *task, PyObject *callback, PyObject *const *args,
@@ -653,15 +642,7 @@ step_clear(PyObject *self)
     return 0;
 }
 
-static void
-step_dealloc(PyObject *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    step_clear(self);
-    type->tp_free(self);
-    Py_DECREF(type);
-}
+DEALLOC(step)
 
 static PyMemberDef step_members[] = {
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(Step, vectorcall), READONLY, NULL},

@@ -8,7 +8,7 @@ from opentelemetry.trace import SpanContext
 
 from otel_asyncio.emit import names
 from otel_asyncio.emit.attributes import code_attributes
-from otel_asyncio.emit.intervals import link_to
+from otel_asyncio.emit.intervals import link_to, own_span
 from otel_asyncio.emit.stacks import stacktrace
 from otel_asyncio.observe.cancellation import Fate, Origin, Via
 from otel_asyncio.observe.problems import ProblemKind
@@ -96,7 +96,7 @@ class CancelSpans:
 
     def _span(self, record: Any, cancellation: Cancellation, omitted: int = 0) -> tuple[Any, dict[str, Any]]:
         suppressed = cancellation.fate is Fate.SUPPRESSED
-        parent = cancellation.parent or (None if getattr(record.span, "yielded", False) else record.span)
+        parent = cancellation.parent or own_span(record)
         if parent is None and not suppressed:
             return None, {}  # nobody wants to hear of the task
         attributes = cancel_attributes(record, cancellation)

@@ -28,6 +28,11 @@ def ids_of(target: Any) -> SpanContext:
     return target if hasattr(target, "trace_id") else target.get_span_context()  # type: ignore[no-any-return]
 
 
+def own_span(record: Any) -> Any:
+    """The task's span, or its ids; None where there is none, or where it has left its place to a request."""
+    return None if getattr(record.span, "yielded", False) else record.span
+
+
 class Intervals:
     """Makes spans of intervals, through the API, which serves every provider: they are rare."""
 

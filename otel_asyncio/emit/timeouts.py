@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import SpanContext
 
 from otel_asyncio.emit import names
+from otel_asyncio.emit.intervals import own_span
 from otel_asyncio.emit.stacks import stacktrace
 from otel_asyncio.observe.code import info_of
 from otel_asyncio.observe.problems import ProblemKind
@@ -85,8 +86,7 @@ class TimeoutSpans:
         """One span for all that were omitted, of each line."""
         while self.omitted:
             _, (count, expiry, parent) = self.omitted.popitem()
-            own = expiry.record.span
-            parent = parent or (None if getattr(own, "yielded", False) else own)
+            parent = parent or own_span(expiry.record)
             told = parent is not None  # else nobody wants to hear of the task
             self._counters.drop("span", count - told)
             if told:
