@@ -18,7 +18,7 @@
 #endif
 
 /* Changed with every change of what Python and C expect of each other; otel_asyncio/observe/flavour.py has it too. */
-#define INTERFACE 5
+#define INTERFACE 6
 
 #define NOT_READY (-1)
 
@@ -132,7 +132,7 @@ typedef struct State {
     Spare spare_bound, spare_handles;
     PyTypeObject *cell_type, *timed_type, *loop_type, *shard_type, *step_type, *bound_type, *announcer_type;
     PyTypeObject *maker_type, *register_type, *vigil_type;
-    PyTypeObject *counted_type, *shutdown_type, *burst_type, *canceller_type;
+    PyTypeObject *counted_type, *shutdown_type, *burst_type, *canceller_type, *spans_type, *sink_call_type;
     PyTypeObject *handle_base, *handle_type; /* NULL where asyncio.Handle is not the one we know */
     HandleSlots slots;
     PyObject *base_run; /* Handle._run */
@@ -157,6 +157,7 @@ typedef struct State {
     PyObject *s_task_factory, *s_get_task_factory, *s_is_closed, *s_cr_code, *s_qualname, *s_parent;
     PyObject *s_make_sure_of_running, *s_stir, *s_abandon, *s_failed, *s_fail, *s_get_name, *s_durations, *s_eager_start;
     PyObject *s_cancelled, *s_ended, *s_cancellations, *s_fut_waiter, *s_get_loop, *s_stand_in, *s_shut_down, *s_tell;
+    PyObject *s_spans, *s_is_recording, *s_tracer_config, *s_is_enabled, *s_span_processors, *s_of_context;
     PyObject *getframe, *one; /* sys._getframe, and 1 */
     PyObject *nothing;        /* () */
     PyObject *context_keyword; /* ("context",) */
@@ -313,6 +314,17 @@ int create_add(PyObject *module, State *state);
 PyObject *copy_slots(PyObject *module, PyObject *object);
 PyObject *context_with(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *child_ids(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
+PyObject *make_context_with(PyObject *variable, PyTypeObject *class, PyObject *key, PyObject *span, PyObject *telemetry);
+PyObject *make_child_ids(PyTypeObject *class, PyObject *parent, PyObject *new_span_id);
+#define PARTS_OF_IDS 6
+static inline int
+are_ids(PyObject *object)
+{
+    return PyTuple_Check(object) && PyTuple_GET_SIZE(object) == PARTS_OF_IDS;
+}
+
+/* sink.c */
+int sink_add(PyObject *module, State *state);
 
 /* vigil.c */
 int vigil_add(PyObject *module, State *state);

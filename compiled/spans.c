@@ -37,20 +37,15 @@ on_top_of(PyTypeObject *class, PyObject *key, PyObject *span, PyObject *telemetr
     return made;
 }
 
-/* context_with(variable, class, key, span, telemetry): a copy of the current context in which the variable is set to a
-   `class`, a dict, of what `telemetry` has, and `span` under `key`. No token is taken. */
+/* New: a copy of the current context in which the variable is set to a `class`, a dict, of what `telemetry` has, and `span`
+   under `key`. No token is taken. */
 PyObject *
-context_with(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+make_context_with(PyObject *variable, PyTypeObject *class, PyObject *key, PyObject *span, PyObject *telemetry)
 {
-    if (nargs != 5 || !PyContextVar_CheckExact(args[0]) || !PyType_Check(args[1]) ||
-        !PyType_IsSubtype((PyTypeObject *)args[1], &PyDict_Type)) {
-        PyErr_SetString(PyExc_TypeError, "context_with takes a context variable, a class of dicts, key, span, telemetry");
-        return NULL;
-    }
-    PyObject *value = on_top_of((PyTypeObject *)args[1], args[2], args[3], args[4]);
+    PyObject *value = on_top_of(class, key, span, telemetry);
     PyObject *context = value == NULL ? NULL : PyContext_CopyCurrent();
     if (context != NULL && PyContext_Enter(context) == 0) {
-        PyObject *token = PyContextVar_Set(args[0], value);
+        PyObject *token = PyContextVar_Set(variable, value);
         if (PyContext_Exit(context) < 0 || token == NULL) {
             Py_CLEAR(context);
         }
@@ -63,21 +58,25 @@ context_with(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     return context;
 }
 
-/* Where a SpanContext has what. */
-enum { TRACE_ID, SPAN_ID, IS_REMOTE, TRACE_FLAGS, TRACE_STATE, IS_VALID, PARTS };
-
-/* child_ids(class, parent, new_span_id): the SpanContext of a child that is sampled because this local parent is; None: it
-   is not, or not local. The class is a tuple as the SDK makes it, which the caller has looked at. */
+/* context_with(variable, class, key, span, telemetry) */
 PyObject *
-child_ids(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+context_with(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    PyObject *parent = nargs == 3 ? args[1] : NULL;
-    PyTypeObject *class = nargs == 3 && PyType_Check(args[0]) ? (PyTypeObject *)args[0] : NULL;
-    if (class == NULL || !PyType_IsSubtype(class, &PyTuple_Type) || !PyTuple_Check(parent) || PyTuple_GET_SIZE(parent) != PARTS ||
-        !PyLong_Check(PyTuple_GET_ITEM(parent, TRACE_FLAGS))) {
-        PyErr_SetString(PyExc_TypeError, "child_ids takes a class of tuples, a SpanContext and what makes the id of a span");
+    if (nargs != 5 || !PyContextVar_CheckExact(args[0]) || !PyType_Check(args[1]) ||
+        !PyType_IsSubtype((PyTypeObject *)args[1], &PyDict_Type)) {
+        PyErr_SetString(PyExc_TypeError, "context_with takes a context variable, a class of dicts, key, span, telemetry");
         return NULL;
     }
+    return make_context_with(args[0], (PyTypeObject *)args[1], args[2], args[3], args[4]);
+}
+
+/* Where a SpanContext has what is read here. */
+enum { SPAN_ID = 1, IS_REMOTE = 2, TRACE_FLAGS = 3, IS_VALID = 5 };
+
+/* New: the SpanContext of a child that is sampled because this local parent is; None: it is not, or not local. */
+PyObject *
+make_child_ids(PyTypeObject *class, PyObject *parent, PyObject *new_span_id)
+{
     long flags = PyLong_AsLong(PyTuple_GET_ITEM(parent, TRACE_FLAGS));
     if (flags == -1 && PyErr_Occurred()) {
         return NULL;
@@ -85,18 +84,31 @@ child_ids(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     if (!(flags & 1) || PyTuple_GET_ITEM(parent, IS_REMOTE) != Py_False || PyTuple_GET_ITEM(parent, IS_VALID) != Py_True) {
         Py_RETURN_NONE;
     }
-    PyObject *number = PyObject_CallNoArgs(args[2]);
+    PyObject *number = PyObject_CallNoArgs(new_span_id);
     int none = number == NULL ? 0 : PyObject_Not(number);
     if (none != 0) { /* nothing but zeros is no id */
-        Py_SETREF(number, none < 0 ? NULL : PyObject_CallNoArgs(args[2]));
+        Py_SETREF(number, none < 0 ? NULL : PyObject_CallNoArgs(new_span_id));
     }
-    PyObject *ids = number == NULL ? NULL : class->tp_alloc(class, PARTS);
+    PyObject *ids = number == NULL ? NULL : class->tp_alloc(class, PARTS_OF_IDS);
     if (ids == NULL) {
         Py_XDECREF(number);
         return NULL;
     }
-    for (Py_ssize_t part = 0; part < PARTS; part++) {
+    for (Py_ssize_t part = 0; part < PARTS_OF_IDS; part++) {
         PyTuple_SET_ITEM(ids, part, part == SPAN_ID ? number : Py_NewRef(PyTuple_GET_ITEM(parent, part)));
     }
     return ids;
+}
+
+/* child_ids(class, parent, new_span_id). The class is a tuple as the SDK makes it, which the caller has looked at. */
+PyObject *
+child_ids(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    PyTypeObject *class = nargs == 3 && PyType_Check(args[0]) ? (PyTypeObject *)args[0] : NULL;
+    if (class == NULL || !PyType_IsSubtype(class, &PyTuple_Type) || !are_ids(args[1]) ||
+        !PyLong_Check(PyTuple_GET_ITEM(args[1], TRACE_FLAGS))) {
+        PyErr_SetString(PyExc_TypeError, "child_ids takes a class of tuples, a SpanContext and what makes the id of a span");
+        return NULL;
+    }
+    return make_child_ids(class, args[1], args[2]);
 }

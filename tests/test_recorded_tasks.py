@@ -354,7 +354,7 @@ def test_a_context_with_a_span_has_what_was_there_before() -> None:
 
 
 @compiled_only
-@pytest.mark.parametrize("arguments", ((), (1, 2, 3, 4, 5), (current._VARIABLE, int, "key", "span", {}), (None,) * 5))
+@pytest.mark.parametrize("arguments", ((), (1, 2, 3, 4, 5), (current.VARIABLE, int, "key", "span", {}), (None,) * 5))
 def test_a_context_of_anything_else_says_so(arguments: Any) -> None:
     with pytest.raises(TypeError, match="context_with takes"):
         flavour.extension.context_with(*arguments)

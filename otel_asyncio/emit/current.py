@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as context_api
-from opentelemetry.context.context import Context
+from opentelemetry.context.context import Context as Context
 from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 from opentelemetry.instrumentation import utils
 from opentelemetry.trace.propagation import _SPAN_KEY
@@ -36,18 +36,20 @@ def _find_variable() -> contextvars.ContextVar[Any] | None:
     return variable if exact else None
 
 
-_VARIABLE = _find_variable()
-current_telemetry: Callable[[], Mapping[str, Any]] = context_api.get_current if _VARIABLE is None else _VARIABLE.get
-_make_current: Callable[[Context], object] = context_api.attach if _VARIABLE is None else _VARIABLE.set
+VARIABLE = _find_variable()
+current_telemetry: Callable[[], Mapping[str, Any]] = context_api.get_current if VARIABLE is None else VARIABLE.get
+_make_current: Callable[[Context], object] = context_api.attach if VARIABLE is None else VARIABLE.set
 _copy_context = contextvars.copy_context
-_IS_DICT = issubclass(Context, dict)
+_is_dict = issubclass(Context, dict)
+IS_KNOWN = VARIABLE is not None and _is_dict
+"""Whether OpenTelemetry's context is a dict in a context variable."""
 _put: Callable[[Any, str, Any], object] = dict.setdefault  # the class itself lets nobody set anything
 
 
 def telemetry_context(context: contextvars.Context) -> Mapping[str, Any]:
     """OpenTelemetry's context inside `context`."""
-    if _VARIABLE is not None:
-        return context.get(_VARIABLE, _NOTHING)
+    if VARIABLE is not None:
+        return context.get(VARIABLE, _NOTHING)
     # In a copy, because a context that somebody is inside of cannot be entered again.
     return context.copy().run(context_api.get_current)
 
@@ -63,7 +65,7 @@ def context_with(span: Span, telemetry: Mapping[str, Any]) -> contextvars.Contex
     No token is taken, so none is held across a suspension.
     """
     context = _copy_context()
-    if _IS_DICT and len(telemetry) == (SPAN_KEY in telemetry):
+    if _is_dict and len(telemetry) == (SPAN_KEY in telemetry):
         above = Context()
         _put(above, SPAN_KEY, span)
     else:
@@ -72,8 +74,8 @@ def context_with(span: Span, telemetry: Mapping[str, Any]) -> contextvars.Contex
     return context
 
 
-if not TYPE_CHECKING and extension is not None and _VARIABLE is not None and _IS_DICT:
-    context_with = partial(extension.context_with, _VARIABLE, Context, SPAN_KEY)
+if not TYPE_CHECKING and extension is not None and IS_KNOWN:
+    context_with = partial(extension.context_with, VARIABLE, Context, SPAN_KEY)
 
 
 def make_current_in(context: contextvars.Context, telemetry: Context) -> None:

@@ -63,8 +63,12 @@ def _make_child_ids() -> Callable[[SpanContext, Callable[[], int]], SpanContext 
 child_ids = _make_child_ids()
 _make_ids: Callable[[Any, tuple[Any, ...]], SpanContext] = tuple.__new__
 _PROBE = SpanContext(1, 2, False, TraceFlags(_SAMPLED), DEFAULT_TRACE_STATE)
-if not isinstance(_PROBE, tuple) or tuple(_PROBE) != (1, 2, False, TraceFlags(_SAMPLED), DEFAULT_TRACE_STATE, True):
-    # Not the tuple that we know, which can be had without its constructor in Python.
+_PARTS = (1, 2, False, TraceFlags(_SAMPLED), DEFAULT_TRACE_STATE, True)
+ARE_KNOWN = isinstance(_PROBE, tuple) and tuple(_PROBE) == _PARTS
+"""Whether ids are the tuple that we know, which can be had without its constructor in Python."""
+
+if not ARE_KNOWN:
+
     def _make_ids(kind: Any, parts: tuple[Any, ...]) -> SpanContext:
         return kind(*parts[:5])  # type: ignore[no-any-return]
 

@@ -24,16 +24,16 @@ from otel_asyncio.emit import names
 from otel_asyncio.emit.asking import samples_children, samples_roots
 from otel_asyncio.emit.attributes import TaskAttributes, end_attributes, start_attributes
 from otel_asyncio.emit.errors import record_error
-from otel_asyncio.emit.ids import RANDOM, child_ids, random_flag, root_ids, span_id_maker
-from otel_asyncio.emit.lineage import identify
+from otel_asyncio.emit.ids import ARE_KNOWN, RANDOM, child_ids, random_flag, root_ids, span_id_maker
+from otel_asyncio.emit.lineage import Place, identify
 from otel_asyncio.emit.processors import is_silent, taker
+from otel_asyncio.emit.shortcuts import SpansCell
 from otel_asyncio.emit.taskspan import MADE_LATE, TaskSpan
 from otel_asyncio.observe.flavour import extension
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from otel_asyncio.emit.lineage import Place
     from otel_asyncio.observe.records import TaskRecord
 
 _TRACER_PARTS = ("sampler", "resource", "span_processor", "id_generator", "_span_limits", "_instrumentation_scope")
@@ -70,7 +70,7 @@ def supports(tracer: object) -> bool:
     return known and hasattr(tracer, "_is_enabled") == hasattr(tracer, "_tracer_config")  # which that one reads
 
 
-class SdkSpans:
+class SdkSpans(SpansCell):
     """Opens and closes task spans through the parts of the SDK's tracer."""
 
     stand_for_themselves = True
@@ -78,13 +78,13 @@ class SdkSpans:
 
     def __init__(self, tracer: Any) -> None:
         self._tracer = tracer
-        self._configured: Any = tracer if hasattr(tracer, "_tracer_config") else _UNCONFIGURED
+        self.configured = tracer if hasattr(tracer, "_tracer_config") else _UNCONFIGURED
         self._multi = tracer.span_processor
-        self._list: Any = self._multi if hasattr(self._multi, "_span_processors") else _UNLISTED
-        self._processors: object = None
-        self._silent = False
-        self._takers: list[Callable[[sdk.ReadableSpan], None]] = []
-        self._children_are_sampled = samples_children(tracer.sampler)
+        self.listed = self._multi if hasattr(self._multi, "_span_processors") else _UNLISTED
+        self.processors = None
+        self.silent = False
+        self.takers = []
+        self.children_are_sampled = samples_children(tracer.sampler)
         self._roots_are_sampled = samples_roots(tracer.sampler)
         limits = tracer._span_limits
         self._plain_limits = (
@@ -93,22 +93,25 @@ class SdkSpans:
         )
         metrics = getattr(tracer, "_tracer_metrics", None)
         self._metrics = None if metrics is None or type(metrics).__name__ == "NoOpTracerMetrics" else metrics
-        self._new_span_id = span_id_maker(tracer.id_generator)
+        self.as_is = self._plain_limits and self._metrics is None
+        self.new_span_id = span_id_maker(tracer.id_generator)
         # Compiled, a span is a copy of the one that has nothing of its own.
         self._new_span: Callable[[Any], TaskSpan] = _new_span if extension is None else extension.copy_slots
-        self._pattern: Any = self if extension is None else _new_span(self)
+        self.pattern = self if extension is None else _new_span(self)
+        if ARE_KNOWN:
+            self.use(TaskSpan, _SPAN, Place, SpanContext)
 
     def open(self, record: TaskRecord, place: Place) -> TaskSpan | None:
         """The span of a task about to be made; None if the sampler, or the tracer's configurator, refuses it."""
-        if not self._configured._tracer_config.is_enabled:
+        if not self.configured._tracer_config.is_enabled:
             return None
-        span = self._new_span(self._pattern)
+        span = self._new_span(self.pattern)
         span.record, span.place, span.above = record, place, place.parent
-        if self._list._span_processors is not self._processors:
+        if self.listed._span_processors is not self.processors:
             self._meet_processors()
-        if self._silent and (self._children_are_sampled or place.rooted):
+        if self.silent and (self.children_are_sampled or place.rooted):
             return span  # the usual case: asked for nothing, told to nobody
-        if self._silent:
+        if self.silent:
             identify(span)
         else:
             self.materialise(span)
@@ -117,20 +120,20 @@ class SdkSpans:
     def _meet_processors(self) -> None:
         """Look, once for each set of them, whether any span processor wants to know of a start."""
         multi = self._multi
-        self._processors = getattr(multi, "_span_processors", None)
-        known = type(multi) is sdk.SynchronousMultiSpanProcessor and isinstance(self._processors, tuple)
-        processors: Any = self._processors if known else ()
-        self._silent = known and all(map(is_silent, processors))
+        self.processors = getattr(multi, "_span_processors", None)
+        known = type(multi) is sdk.SynchronousMultiSpanProcessor and isinstance(self.processors, tuple)
+        processors: Any = self.processors if known else ()
+        self.silent = known and all(map(is_silent, processors))
         # What the SDK's multi-processor does, one call earlier; our own processor has no use for task spans.
         takers = [taker(each) for each in processors if not getattr(each, "ignores_task_spans", False)]
-        self._takers = takers if known else [self._multi.on_end]
+        self.takers = takers if known else [self._multi.on_end]
 
     def identify(self, span: TaskSpan) -> None:
         """Ask the sampler, as the SDK's `start_span` would, and make the ids."""
         above = span.above
-        if above is not None and self._children_are_sampled:
+        if above is not None and self.children_are_sampled:
             parent = above._context if type(above) in (_SPAN, TaskSpan) else above.get_span_context()
-            ids = child_ids(parent, self._new_span_id)
+            ids = child_ids(parent, self.new_span_id)
             if ids is not None:
                 span.parent_ids, span._context = parent, ids
                 return
@@ -212,7 +215,7 @@ class SdkSpans:
                 return None
             kind = type(above)
             parent = above._context if kind is _SPAN or kind is TaskSpan else None
-            ids = child_ids(parent, self._new_span_id) if parent is not None and self._children_are_sampled else None
+            ids = child_ids(parent, self.new_span_id) if parent is not None and self.children_are_sampled else None
             if ids is not None:
                 span.parent_ids, span._context = parent, ids  # the usual case, as `identify` does it
             else:
@@ -232,7 +235,7 @@ class SdkSpans:
         if span.decision is _RECORD_ONLY:
             self._multi.on_end(span)
         else:
-            for take in self._takers:
+            for take in self.takers:
                 take(span)
         return span._context
 
@@ -251,11 +254,11 @@ class SdkSpans:
 
         False where somebody has to be asked, or told of its start: then the tracer makes it.
         """
-        if self._list._span_processors is not self._processors:
+        if self.listed._span_processors is not self.processors:
             self._meet_processors()
-        enabled = self._configured._tracer_config.is_enabled
-        plain = self._silent and self._plain_limits and self._children_are_sampled and enabled
-        ids = child_ids(parent, self._new_span_id) if plain else None
+        enabled = self.configured._tracer_config.is_enabled
+        plain = self.silent and self._plain_limits and self.children_are_sampled and enabled
+        ids = child_ids(parent, self.new_span_id) if plain else None
         if ids is None:
             return False
         tracer = self._tracer
@@ -273,7 +276,7 @@ class SdkSpans:
             start_time=start,
             end_time=end,
         )
-        for take in self._takers:
+        for take in self.takers:
             take(span)
         return True
 

@@ -16,6 +16,7 @@ from otel_asyncio.emit.current import SPAN_KEY, context_with, current_telemetry,
 from otel_asyncio.emit.executors import ExecutorSpans
 from otel_asyncio.emit.intervals import Intervals
 from otel_asyncio.emit.lineage import ROOT, Place
+from otel_asyncio.emit.shortcuts import shorten
 from otel_asyncio.emit.timeouts import TimeoutSpans
 from otel_asyncio.observe.records import Outcome
 
@@ -62,6 +63,8 @@ class SpanSink:
         self._unsampled: object = self  # the unsampled span seen last, which is known at a glance
         self.surroundings: Callable[[], object] = current_telemetry
         self.unwanted: Callable[[], object] = weakref.ref(self)  # no surroundings; none such were seen yet
+        usual = {"place": True, "opened": not policy.looks_at_functions, "closed": policy.wants_all}
+        shorten(self, (name for name, may in usual.items() if may), tracing, self._timeouts.kept)
 
     def place(self, context: Context | None, running: TaskRecord | None) -> Place | None:
         """Where a task created here and now would stand; None if it is not to be recorded."""

@@ -1,0 +1,483 @@
+/* What every recorded task asks of the sink in the usual case: where it stands, its span, its end. The twins of
+   SpanSink.place, SpanSink.opened and SpanSink.closed with SdkSpans.open and SdkSpans.close. */
+
+#include "compiled.h"
+
+#define SLOT(object, at) (*(PyObject **)((char *)(object) + (at)))
+
+/* ---- SpansCell: what each of them asks of SdkSpans ---- */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *pattern;     /* a span that has nothing of its own, of which others are copies */
+    PyObject *configured;  /* whose `_tracer_config.is_enabled` is looked at each time */
+    PyObject *listed;      /* whose `_span_processors` must still be these */
+    PyObject *processors;
+    PyObject *takers;      /* a list of who takes a span that has ended */
+    PyObject *new_span_id;
+    PyTypeObject *span, *sdk_span, *place, *ids; /* its classes: ours, the SDK's, of where a task stands, of ids */
+    char silent;               /* whether no processor wants to know of a start */
+    char children_are_sampled; /* whether a sampled local parent means a sampled child with nothing added */
+    char as_is;                /* whether an ended span is handed over as it is */
+    struct {
+        Py_ssize_t context, above, decision, dropped, extra, nested, parent_ids, place, record, touched, yielded;
+    } of_span; /* where objects of those classes have what */
+    struct {
+        Py_ssize_t parent, around, rooted, telemetry, spawner;
+    } of_place;
+} SpansCell;
+
+#define EACH_OF_SPANS(DO) DO(pattern) DO(configured) DO(listed) DO(processors) DO(takers) DO(new_span_id)
+#define EACH_CLASS(DO) DO(span) DO(sdk_span) DO(place) DO(ids)
+
+static int
+spans_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+#define VISIT_OF_SPANS(field) Py_VISIT(((SpansCell *)self)->field);
+    EACH_OF_SPANS(VISIT_OF_SPANS)
+    EACH_CLASS(VISIT_OF_SPANS)
+    return 0;
+}
+
+static int
+spans_clear(PyObject *self)
+{
+#define CLEAR_OF_SPANS(field) Py_CLEAR(((SpansCell *)self)->field);
+    EACH_OF_SPANS(CLEAR_OF_SPANS)
+    EACH_CLASS(CLEAR_OF_SPANS)
+    return 0;
+}
+
+DEALLOC(spans)
+
+static PyMemberDef spans_members[] = {
+#define MEMBER_OF_SPANS(field) {#field, T_OBJECT, offsetof(SpansCell, field), 0, NULL},
+    EACH_OF_SPANS(MEMBER_OF_SPANS)
+    {"silent", T_BOOL, offsetof(SpansCell, silent), 0, NULL},
+    {"children_are_sampled", T_BOOL, offsetof(SpansCell, children_are_sampled), 0, NULL},
+    {"as_is", T_BOOL, offsetof(SpansCell, as_is), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+/* Where objects of its classes have what. */
+static int
+find_slots(SpansCell *spans)
+{
+    struct {
+        PyTypeObject *type;
+        const char *name;
+        Py_ssize_t *at;
+    } slots[] = {
+        {spans->span, "_context", &spans->of_span.context},      {spans->span, "above", &spans->of_span.above},
+        {spans->span, "decision", &spans->of_span.decision},     {spans->span, "dropped", &spans->of_span.dropped},
+        {spans->span, "extra", &spans->of_span.extra},           {spans->span, "nested", &spans->of_span.nested},
+        {spans->span, "parent_ids", &spans->of_span.parent_ids}, {spans->span, "place", &spans->of_span.place},
+        {spans->span, "record", &spans->of_span.record},         {spans->span, "touched", &spans->of_span.touched},
+        {spans->span, "yielded", &spans->of_span.yielded},       {spans->place, "parent", &spans->of_place.parent},
+        {spans->place, "around", &spans->of_place.around},       {spans->place, "rooted", &spans->of_place.rooted},
+        {spans->place, "telemetry", &spans->of_place.telemetry}, {spans->place, "spawner", &spans->of_place.spawner},
+    };
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(slots); i++) {
+        if (!offset_of(slots[i].type, slots[i].name, slots[i].at)) {
+            PyErr_Format(PyExc_TypeError, "%.100s has no slot %s", slots[i].type->tp_name, slots[i].name);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* spans.use(span, sdk_span, place, ids): its classes; until it has them, Python does all. */
+static PyObject *
+spans_use(PyObject *self, PyObject *args)
+{
+    SpansCell *spans = (SpansCell *)self;
+    PyTypeObject *span, *sdk_span, *place, *ids;
+    if (!PyArg_ParseTuple(args, "O!O!O!O!:use", &PyType_Type, &span, &PyType_Type, &sdk_span, &PyType_Type, &place,
+                          &PyType_Type, &ids)) {
+        return NULL;
+    }
+    if (!PyType_IsSubtype(ids, &PyTuple_Type)) {
+        PyErr_SetString(PyExc_TypeError, "use takes a class of tuples for the ids");
+        return NULL;
+    }
+#define USE_CLASS(field) Py_XSETREF(spans->field, (PyTypeObject *)Py_NewRef(field));
+    EACH_CLASS(USE_CLASS)
+    if (find_slots(spans) < 0) {
+        EACH_CLASS(CLEAR_OF_SPANS)
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef spans_methods[] = {{"use", spans_use, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}};
+
+static PyType_Slot spans_slots[] = {
+    {Py_tp_traverse, spans_traverse}, {Py_tp_clear, spans_clear}, {Py_tp_dealloc, spans_dealloc},
+    {Py_tp_members, spans_members},   {Py_tp_methods, spans_methods}, {0, NULL},
+};
+
+static PyType_Spec spans_spec = {"otel_asyncio.observe._compiled.SpansCell", sizeof(SpansCell), 0,
+                                 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, spans_slots};
+
+/* ---- SinkCall: `call(…)`, which does the usual case and leaves all else to the method in Python ---- */
+
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    State *state;
+    PyObject *plain;   /* the method in Python */
+    PyObject *tracing; /* asked for `spans` each time: there may be none yet, or none any more */
+    PyObject *kept;    /* a dict of what waits for the end of a task; empty as a rule */
+    PyObject *variable, *key; /* where OpenTelemetry has its context, and in that the current span */
+    PyTypeObject *telemetry;  /* its class of contexts */
+} SinkCall;
+
+/* New: how spans are made; NULL, without an exception perhaps: there is no way that is known here. */
+static SpansCell *
+spans_of(SinkCall *call)
+{
+    PyObject *spans = PyObject_GetAttr(call->tracing, call->state->s_spans);
+    if (spans != NULL && (!PyObject_TypeCheck(spans, call->state->spans_type) || ((SpansCell *)spans)->span == NULL)) {
+        Py_CLEAR(spans);
+    }
+    return (SpansCell *)spans;
+}
+
+/* Whether an attribute of an attribute is this. Negative on error. */
+static int
+leads_to(PyObject *object, PyObject *first, PyObject *second, PyObject *expected)
+{
+    PyObject *between = PyObject_GetAttr(object, first);
+    int leads = between == NULL ? -1 : is_answer(PyObject_GetAttr(between, second), expected);
+    Py_XDECREF(between);
+    return leads;
+}
+
+/* ---- place(context, running) ---- */
+
+/* New: where a task stands that is made under this span. */
+static PyObject *
+new_place(SpansCell *spans, PyObject *parent, PyObject *span, PyObject *rooted, PyObject *telemetry)
+{
+    PyObject *place = spans->place->tp_alloc(spans->place, 0);
+    if (place != NULL) {
+        SLOT(place, spans->of_place.parent) = Py_NewRef(parent);
+        SLOT(place, spans->of_place.around) = Py_NewRef(span);
+        SLOT(place, spans->of_place.rooted) = Py_NewRef(rooted);
+        SLOT(place, spans->of_place.telemetry) = Py_NewRef(telemetry);
+        SLOT(place, spans->of_place.spawner) = Py_NewRef(Py_None);
+    }
+    return place;
+}
+
+/* Whether a span of ours, or of the SDK's own class, has not ended. Negative on error. */
+static int
+is_open(State *state, SpansCell *spans, PyObject *span)
+{
+    if (!Py_IS_TYPE(span, spans->span)) {
+        return is_answer(PyObject_CallMethodNoArgs(span, state->s_is_recording), Py_True);
+    }
+    PyObject *record = SLOT(span, spans->of_span.record);
+    return SLOT(span, spans->of_span.dropped) == Py_False && record != NULL &&
+           PyObject_TypeCheck(record, state->timed_type) && is_none(((TimedCell *)record)->outcome);
+}
+
+/* New: where a task stands that is made while `running` runs and this span is current; NULL, without an exception perhaps:
+   it is for Python to say. */
+static PyObject *
+usual_place(SinkCall *call, SpansCell *spans, PyObject *running, PyObject *span, PyObject *telemetry)
+{
+    if (running != Py_None) {
+        PyObject *own = PyObject_TypeCheck(running, call->state->timed_type) ? ((TimedCell *)running)->span : NULL;
+        PyObject *place = own != NULL && Py_IS_TYPE(own, spans->span) ? SLOT(own, spans->of_span.place) : NULL;
+        if (place == NULL || !Py_IS_TYPE(place, spans->place)) {
+            return NULL;
+        }
+        if (SLOT(place, spans->of_place.around) == span && SLOT(own, spans->of_span.yielded) == Py_False) {
+            Py_XSETREF(SLOT(own, spans->of_span.nested), Py_NewRef(Py_True));
+            return new_place(spans, own, span, SLOT(place, spans->of_place.rooted), telemetry);
+        }
+    }
+    return is_open(call->state, spans, span) > 0 ? new_place(spans, span, span, Py_False, telemetry) : NULL;
+}
+
+static PyObject *
+place_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *keywords)
+{
+    SinkCall *call = (SinkCall *)self;
+    PyObject *place = NULL, *telemetry = NULL, *span = NULL;
+    if (PyVectorcall_NARGS(nargsf) == 2 && keywords == NULL && args[0] == Py_None &&
+        PyContextVar_Get(call->variable, NULL, &telemetry) == 0 && telemetry != NULL &&
+        Py_IS_TYPE(telemetry, call->telemetry) && PyDict_GET_SIZE(telemetry) == 1) {
+        span = Py_XNewRef(PyDict_GetItemWithError(telemetry, call->key));
+    }
+    SpansCell *spans = span == NULL ? NULL : spans_of(call);
+    if (spans != NULL && (Py_IS_TYPE(span, spans->span) || Py_IS_TYPE(span, spans->sdk_span))) {
+        place = usual_place(call, spans, args[1], span, telemetry);
+    }
+    Py_XDECREF(spans);
+    Py_XDECREF(span);
+    Py_XDECREF(telemetry);
+    return place != NULL || PyErr_Occurred() ? place : PyObject_Vectorcall(call->plain, args, nargsf, keywords);
+}
+
+/* ---- opened(record, place, context) ---- */
+
+/* Whether a span is opened without anybody being asked or told. Negative on error. */
+static int
+opens_silently(State *state, SpansCell *spans, PyObject *place)
+{
+    if (spans->configured == NULL || spans->listed == NULL || is_none(spans->processors) || !spans->silent ||
+        (!spans->children_are_sampled && SLOT(place, spans->of_place.rooted) != Py_True) || spans->pattern == NULL ||
+        !Py_IS_TYPE(spans->pattern, spans->span)) {
+        return 0;
+    }
+    int silently = leads_to(spans->configured, state->s_tracer_config, state->s_is_enabled, Py_True);
+    if (silently > 0) {
+        silently = is_answer(PyObject_GetAttr(spans->listed, state->s_span_processors), spans->processors);
+    }
+    return silently;
+}
+
+/* Give a record its span. */
+static int
+open_span(SpansCell *spans, TimedCell *record, PyObject *place)
+{
+    PyObject *span = copy_slots(NULL, spans->pattern);
+    if (span == NULL) {
+        return -1;
+    }
+    Py_XSETREF(SLOT(span, spans->of_span.record), Py_NewRef(record));
+    Py_XSETREF(SLOT(span, spans->of_span.place), Py_NewRef(place));
+    Py_XSETREF(SLOT(span, spans->of_span.above), Py_NewRef(SLOT(place, spans->of_place.parent)));
+    Py_XSETREF(record->span, span);
+    return 0;
+}
+
+/* New: the context to make the task in. */
+static PyObject *
+context_of(SinkCall *call, SpansCell *spans, TimedCell *record, PyObject *place, PyObject *given)
+{
+    if (given != Py_None || SLOT(place, spans->of_place.rooted) == Py_True) {
+        return Py_NewRef(given);
+    }
+    PyObject *telemetry = SLOT(place, spans->of_place.telemetry);
+    return make_context_with(call->variable, call->telemetry, call->key, record->span,
+                             telemetry == Py_None ? call->state->nothing : telemetry);
+}
+
+static PyObject *
+opened_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *keywords)
+{
+    SinkCall *call = (SinkCall *)self;
+    SpansCell *spans = NULL;
+    if (PyVectorcall_NARGS(nargsf) == 3 && keywords == NULL && PyObject_TypeCheck(args[0], call->state->timed_type)) {
+        spans = spans_of(call);
+    }
+    PyObject *context = NULL;
+    int silently = spans == NULL || !Py_IS_TYPE(args[1], spans->place) ? 0 : opens_silently(call->state, spans, args[1]);
+    if (silently > 0 && open_span(spans, (TimedCell *)args[0], args[1]) == 0) {
+        context = context_of(call, spans, (TimedCell *)args[0], args[1], args[2]);
+    }
+    Py_XDECREF(spans);
+    return silently || PyErr_Occurred() ? context : PyObject_Vectorcall(call->plain, args, nargsf, keywords);
+}
+
+/* ---- closed(record, error) ---- */
+
+/* Whether the span of a task that has ended is handed over as it is, and that is all. */
+static int
+closes_as_it_is(SinkCall *call, SpansCell *spans, TimedCell *record, PyObject *span)
+{
+    PyObject *place = SLOT(span, spans->of_span.place);
+    return spans->as_is && spans->pattern != NULL && Py_IS_TYPE(spans->pattern, spans->span) && spans->new_span_id != NULL &&
+           spans->takers != NULL && PyList_CheckExact(spans->takers) && is_none(record->waits) &&
+           PyDict_GET_SIZE(call->kept) == 0 && SLOT(span, spans->of_span.yielded) == Py_False &&
+           SLOT(span, spans->of_span.dropped) == Py_False && SLOT(span, spans->of_span.touched) == Py_False &&
+           SLOT(span, spans->of_span.extra) == SLOT(spans->pattern, spans->of_span.extra) &&
+           SLOT(span, spans->of_span.decision) == SLOT(spans->pattern, spans->of_span.decision) && place != NULL &&
+           Py_IS_TYPE(place, spans->place) && SLOT(place, spans->of_place.spawner) == Py_None;
+}
+
+/* New: the ids of the span, which it has or, as the child of one that has them, gets; NULL, without an exception perhaps:
+   they are not as easily had. */
+static PyObject *
+ids_of(State *state, SpansCell *spans, PyObject *span)
+{
+    PyObject *ids = SLOT(span, spans->of_span.context), *above = SLOT(span, spans->of_span.above), *parent = NULL;
+    if (!is_none(ids)) {
+        return Py_NewRef(ids);
+    }
+    if (above != NULL && spans->children_are_sampled && Py_IS_TYPE(above, spans->span)) {
+        parent = Py_XNewRef(SLOT(above, spans->of_span.context));
+    }
+    else if (above != NULL && spans->children_are_sampled && Py_IS_TYPE(above, spans->sdk_span)) {
+        parent = PyObject_GetAttr(above, state->s_of_context);
+    }
+    ids = parent != NULL && Py_IS_TYPE(parent, spans->ids) && are_ids(parent)
+              ? make_child_ids(spans->ids, parent, spans->new_span_id)
+              : NULL;
+    if (ids == Py_None) {
+        Py_CLEAR(ids);
+    }
+    if (ids != NULL) {
+        Py_XSETREF(SLOT(span, spans->of_span.parent_ids), Py_NewRef(parent));
+        Py_XSETREF(SLOT(span, spans->of_span.context), Py_NewRef(ids));
+    }
+    Py_XDECREF(parent);
+    return ids;
+}
+
+/* Hand the span over. */
+static int
+hand_over(PyObject *takers, PyObject *span)
+{
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(takers); i++) {
+        PyObject *take = Py_NewRef(PyList_GET_ITEM(takers, i));
+        PyObject *answer = PyObject_CallOneArg(take, span);
+        Py_DECREF(take);
+        Py_XDECREF(answer);
+        if (answer == NULL) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* The last of the span: what was kept to find its parent is needed no more, and the record keeps only the ids, or the two
+   would be a cycle. Takes the reference to the ids. */
+static int
+close_span(SpansCell *spans, TimedCell *record, PyObject *span, PyObject *ids)
+{
+    Py_XSETREF(SLOT(span, spans->of_span.above), Py_NewRef(Py_None));
+    Py_XSETREF(SLOT(span, spans->of_span.place), Py_NewRef(Py_None));
+    PyObject *takers = Py_NewRef(spans->takers);
+    int status = hand_over(takers, span);
+    Py_DECREF(takers);
+    if (status < 0) {
+        Py_DECREF(ids);
+        return -1;
+    }
+    Py_XSETREF(record->span, ids);
+    return 0;
+}
+
+static PyObject *
+closed_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *keywords)
+{
+    SinkCall *call = (SinkCall *)self;
+    PyObject *span = NULL, *ids = NULL;
+    SpansCell *spans = NULL;
+    if (PyVectorcall_NARGS(nargsf) == 2 && keywords == NULL && args[1] == Py_None &&
+        PyObject_TypeCheck(args[0], call->state->timed_type)) {
+        spans = spans_of(call);
+        span = spans == NULL ? NULL : Py_XNewRef(((TimedCell *)args[0])->span);
+    }
+    if (span != NULL && Py_IS_TYPE(span, spans->span) && closes_as_it_is(call, spans, (TimedCell *)args[0], span)) {
+        ids = ids_of(call->state, spans, span);
+    }
+    int closed = ids != NULL, status = closed ? close_span(spans, (TimedCell *)args[0], span, ids) : 0;
+    Py_XDECREF(span);
+    Py_XDECREF(spans);
+    if (status < 0 || PyErr_Occurred()) {
+        return NULL;
+    }
+    return closed ? Py_NewRef(Py_None) : PyObject_Vectorcall(call->plain, args, nargsf, keywords);
+}
+
+/* ---- the type ---- */
+
+#define EACH_OF_CALL(DO) DO(plain) DO(tracing) DO(kept) DO(variable) DO(key) DO(telemetry)
+
+/* Which of the sink's methods it stands for. */
+static vectorcallfunc
+call_named(const char *name)
+{
+    static const struct {
+        const char *name;
+        vectorcallfunc function;
+    } calls[] = {{"place", place_vectorcall}, {"opened", opened_vectorcall}, {"closed", closed_vectorcall}};
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(calls); i++) {
+        if (strcmp(name, calls[i].name) == 0) {
+            return calls[i].function;
+        }
+    }
+    PyErr_Format(PyExc_ValueError, "SinkCall: %s is none of place, opened, closed", name);
+    return NULL;
+}
+
+static int
+call_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+#define VISIT_OF_CALL(field) Py_VISIT(((SinkCall *)self)->field);
+    EACH_OF_CALL(VISIT_OF_CALL)
+    return 0;
+}
+
+static void
+call_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+#define CLEAR_OF_CALL(field) Py_CLEAR(((SinkCall *)self)->field);
+    EACH_OF_CALL(CLEAR_OF_CALL)
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* Takes all parts by name. */
+static PyObject *
+call_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+#define NAME_OF_CALL(field) #field,
+    static char *names[] = {"name", EACH_OF_CALL(NAME_OF_CALL) NULL};
+    const char *name;
+    PyObject *plain, *tracing, *kept, *variable, *key;
+    PyTypeObject *telemetry;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "s$OOO!OOO!:SinkCall", names, &name, &plain, &tracing, &PyDict_Type,
+                                     &kept, &variable, &key, &PyType_Type, &telemetry)) {
+        return NULL;
+    }
+    vectorcallfunc function = call_named(name);
+    if (function != NULL && (!PyContextVar_CheckExact(variable) || !PyType_IsSubtype(telemetry, &PyDict_Type))) {
+        PyErr_SetString(PyExc_TypeError, "SinkCall takes a context variable and a class of dicts");
+        function = NULL;
+    }
+    SinkCall *call = function == NULL ? NULL : (SinkCall *)type->tp_alloc(type, 0);
+    if (call != NULL) {
+        call->vectorcall = function;
+        call->state = state_of(type);
+#define KEEP_OF_CALL(field) call->field = (void *)Py_NewRef(field);
+        EACH_OF_CALL(KEEP_OF_CALL)
+    }
+    return (PyObject *)call;
+}
+
+static PyMemberDef call_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(SinkCall, vectorcall), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+/* No tp_clear: whatever cycle it is part of goes through Python's objects, and it may be called until it is freed. */
+static PyType_Slot call_slots[] = {
+    {Py_tp_new, call_new},         {Py_tp_call, PyVectorcall_Call}, {Py_tp_traverse, call_traverse},
+    {Py_tp_dealloc, call_dealloc}, {Py_tp_members, call_members},   {0, NULL},
+};
+
+static PyType_Spec call_spec = {"otel_asyncio.observe._compiled.SinkCall", sizeof(SinkCall), 0,
+                                Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL |
+                                    Py_TPFLAGS_IMMUTABLETYPE,
+                                call_slots};
+
+int
+sink_add(PyObject *module, State *state)
+{
+    state->spans_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &spans_spec, NULL);
+    state->sink_call_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &call_spec, NULL);
+    if (state->spans_type == NULL || state->sink_call_type == NULL) {
+        return -1;
+    }
+    return PyModule_AddType(module, state->spans_type) || PyModule_AddType(module, state->sink_call_type) ? -1 : 0;
+}

@@ -1,0 +1,62 @@
+"""What every recorded task asks of the sink, where it is compiled: the usual case, and Python for all else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from otel_asyncio.emit import current
+from otel_asyncio.observe.flavour import extension
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    from otel_asyncio.emit.tracing import Tracing
+
+
+class SpansCell:
+    """What every span of a task asks of the way in which spans are made; the same fields in both flavours."""
+
+    configured: Any
+    """Whose `_tracer_config.is_enabled` is looked at each time."""
+
+    listed: Any
+    """Whose `_span_processors` must still be `processors`."""
+
+    processors: object
+    takers: list[Callable[[ReadableSpan], None]]
+    """Who takes a sampled span that has ended."""
+
+    new_span_id: Callable[[], int]
+    pattern: Any
+    """Compiled, a span is a copy of this one, which has nothing of its own."""
+
+    silent: bool
+    """Whether no processor wants to know of a start."""
+
+    children_are_sampled: bool
+    """Whether a sampled local parent means a sampled child with nothing added."""
+
+    as_is: bool
+    """Whether a span that nobody has touched is handed over as it is."""
+
+    def use(self, *classes: type) -> None:
+        """Its classes: of spans, ours and the SDK's, of places, of ids. Python knows them by their names."""
+
+
+if not TYPE_CHECKING and extension is not None:
+    SpansCell = extension.SpansCell
+
+
+def shorten(sink: object, methods: Iterable[str], tracing: Tracing, kept: Mapping[Any, Any]) -> None:
+    """Let these methods of the sink do the usual case compiled: of `place`, `opened` and `closed`.
+
+    `kept` is what waits for the end of tasks: nothing, in the usual case.
+    """
+    if extension is None or not current.IS_KNOWN:
+        return
+    for name in methods:
+        parts = {"variable": current.VARIABLE, "key": current.SPAN_KEY, "telemetry": current.Context}
+        call = extension.SinkCall(name, plain=getattr(sink, name), tracing=tracing, kept=kept, **parts)
+        setattr(sink, name, call)
