@@ -50,8 +50,10 @@ async def roots(_: Spans) -> None:
 
 
 async def in_a_context_of_the_programs(spans: Spans) -> None:
+    outside = contextvars.copy_context()
     with spans.tracer.start_as_current_span("request"):
         await asyncio.create_task(two_leaves(), context=contextvars.copy_context())
+        await asyncio.create_task(two_leaves(), context=outside)
 
 
 async def with_baggage(spans: Spans) -> None:
@@ -71,6 +73,27 @@ async def after_the_span_has_ended(spans: Spans) -> None:
     span.end()
     with use_span(span):
         await asyncio.create_task(two_leaves())
+
+
+async def requests_after_a_span_has_ended(spans: Spans) -> None:
+    """A root in the midst of a span that is over, and what it does before, in and after a request."""
+
+    async def serves() -> None:
+        await asyncio.create_task(leaf())
+        with spans.tracer.start_as_current_span("inside"):
+            await asyncio.create_task(leaf())
+        await asyncio.create_task(leaf())
+
+    async def serves_at_once() -> None:
+        with spans.tracer.start_as_current_span("inside"):
+            pass
+        await asyncio.create_task(two_leaves())
+
+    span = spans.tracer.start_span("request")
+    span.end()
+    with use_span(span):
+        await asyncio.create_task(serves())
+        await asyncio.create_task(serves_at_once())
 
 
 async def after_the_task_has_ended(_: Spans) -> None:
@@ -112,6 +135,22 @@ async def a_request_in_a_connection(spans: Spans) -> None:
                 await asyncio.create_task(two_leaves())
 
     await asyncio.create_task(serves())
+
+
+async def a_request_in_a_task_of_a_known_connection(spans: Spans) -> None:
+    """The same, where the one above it gets a span in any case."""
+
+    async def serves() -> None:
+        with spans.tracer.start_as_current_span("request"):
+            await asyncio.create_task(leaf())
+
+    async def accepts() -> None:
+        await asyncio.create_task(leaf())
+        task: Any = asyncio.current_task()
+        task._otel_asyncio.span.get_span_context()
+        await asyncio.create_task(serves())
+
+    await asyncio.create_task(accepts())
 
 
 async def a_long_wait(spans: Spans) -> None:
@@ -172,10 +211,12 @@ PROGRAMS: dict[Program, dict[str, Any]] = {
     with_baggage: {},
     suppressed: {},
     after_the_span_has_ended: {},
+    requests_after_a_span_has_ended: {},
     after_the_task_has_ended: {},
     with_its_ids_asked_for: {},
     with_an_attribute_of_the_programs: {},
     a_request_in_a_connection: {},
+    a_request_in_a_task_of_a_known_connection: {},
     a_long_wait: {"await_threshold": 0.01},
     a_deadline: {},
     failing: {},
