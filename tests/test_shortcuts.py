@@ -32,12 +32,27 @@ THIRD = 3
 TIMES = ("time", "delay", "latency", "overrun", ".id")
 
 
+SEEN: list[tuple[str, str]] = []
+"""What is current in each leaf: the class of the span, and a word of the program's."""
+
+WORD = contextvars.ContextVar("WORD", default="none")
+
+
 async def leaf() -> None:
+    SEEN.append((type(trace.get_current_span()).__name__, WORD.get()))
     await asyncio.sleep(0)
 
 
 async def two_leaves() -> None:
     await asyncio.gather(asyncio.create_task(leaf()), asyncio.create_task(leaf()))
+
+
+async def expires() -> None:
+    try:
+        async with asyncio.timeout(0.001):
+            await asyncio.sleep(10)
+    except TimeoutError:
+        await asyncio.create_task(leaf())
 
 
 async def under_a_span(spans: Spans) -> None:
@@ -51,8 +66,12 @@ async def roots(_: Spans) -> None:
 
 async def in_a_context_of_the_programs(spans: Spans) -> None:
     outside = contextvars.copy_context()
+    outside.run(WORD.set, "outside")
     with spans.tracer.start_as_current_span("request"):
-        await asyncio.create_task(two_leaves(), context=contextvars.copy_context())
+        inside = contextvars.copy_context()
+        inside.run(WORD.set, "inside")
+        await asyncio.create_task(two_leaves(), context=inside)
+        await asyncio.create_task(leaf(), context=inside)
         await asyncio.create_task(two_leaves(), context=outside)
 
 
@@ -138,7 +157,7 @@ async def a_request_in_a_connection(spans: Spans) -> None:
 
 
 async def a_request_in_a_task_of_a_known_connection(spans: Spans) -> None:
-    """The same, where the one above it gets a span in any case."""
+    """The same, where the one above it gets a span in any case; another one has a deadline and no request."""
 
     async def serves() -> None:
         with spans.tracer.start_as_current_span("request"):
@@ -150,6 +169,7 @@ async def a_request_in_a_task_of_a_known_connection(spans: Spans) -> None:
         if task._otel_asyncio.timed:
             task._otel_asyncio.span.get_span_context()
         await asyncio.create_task(serves())
+        await asyncio.create_task(expires())
 
     await asyncio.create_task(accepts())
 
@@ -164,13 +184,6 @@ async def a_long_wait(spans: Spans) -> None:
 
 
 async def a_deadline(spans: Spans) -> None:
-    async def expires() -> None:
-        try:
-            async with asyncio.timeout(0.001):
-                await asyncio.sleep(10)
-        except TimeoutError:
-            await asyncio.create_task(leaf())
-
     with spans.tracer.start_as_current_span("request"):
         await asyncio.create_task(expires())
     await asyncio.create_task(expires())
@@ -304,7 +317,9 @@ def test_a_shortcut_comes_to_the_same(
         spans = Spans(**PROVIDERS[provider]())
         with instrumented(spans, **PROGRAMS[program], **settings):
             run_on(asyncio.new_event_loop, program(spans))
-        return told(spans)
+        seen = list(SEEN)
+        SEEN.clear()
+        return [*told(spans), *seen]
 
     compiled = [run(seed) for seed in range(3)]
     monkeypatch.setattr(sink, "shorten", lambda *_: None)
