@@ -52,7 +52,7 @@ async def expires() -> None:
         async with asyncio.timeout(0.001):
             await asyncio.sleep(10)
     except TimeoutError:
-        await asyncio.create_task(leaf())
+        await asyncio.sleep(0)
 
 
 async def under_a_span(spans: Spans) -> None:
@@ -240,14 +240,14 @@ PROGRAMS: dict[Program, dict[str, Any]] = {
 
 
 class Adding(Sampler):
-    """Adds an attribute to what it samples, or only has it recorded."""
+    """Adds an attribute to what it samples, or has tasks only recorded."""
 
-    def __init__(self, decision: Decision = Decision.RECORD_AND_SAMPLE) -> None:
-        self._decision = decision
+    def __init__(self, decision: Decision = Decision.RECORD_AND_SAMPLE, *, adds: bool = True) -> None:
+        self._decision, self._adds = decision, adds
 
     def should_sample(self, parent_context: Any, trace_id: int, name: str, *args: Any, **more: Any) -> SamplingResult:
         decision = Decision.RECORD_AND_SAMPLE if name == "request" else self._decision
-        return SamplingResult(decision, {"added": name})
+        return SamplingResult(decision, {"added": name} if self._adds else None)
 
     def get_description(self) -> str:
         return "adding"
@@ -256,7 +256,7 @@ class Adding(Sampler):
 PROVIDERS: dict[str, Callable[[], dict[str, Any]]] = {
     "all": dict,
     "adding": lambda: {"sampler": Adding()},
-    "recording": lambda: {"sampler": Adding(Decision.RECORD_ONLY)},
+    "recording": lambda: {"sampler": Adding(Decision.RECORD_ONLY, adds=False)},
     "half": lambda: {"sampler": TraceIdRatioBased(0.5)},
     "none": lambda: {"sampler": ALWAYS_OFF},
     "few attributes": lambda: {"span_limits": SpanLimits(max_span_attributes=4)},
