@@ -417,3 +417,10 @@ def test_classes_that_are_not_known_are_refused() -> None:
     for classes in ((), (int, int, int, tuple), (TaskSpan, int, int, SpanContext), (TaskSpan, int, Place, int)):
         with pytest.raises(TypeError, match=r"no slot|class of tuples|argument"):
             Spans().use(*classes)
+
+
+def test_a_span_that_waits_for_its_export_keeps_nothing_above_it(new_loop: NewLoop, spans: Spans) -> None:
+    with instrumented(spans):
+        run_on(new_loop, under_a_span(spans))
+    ended: list[Any] = [*spans.of("leaf"), *spans.of("two_leaves")]
+    assert [(span.above, span.place) for span in ended] == [(None, None)] * 3
