@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import SpanContext
@@ -15,10 +16,9 @@ from otel_asyncio.emit.stacks import frame_attributes, stacktrace
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from opentelemetry.trace import Link
-
-    from otel_asyncio.emit.intervals import Intervals
+    from otel_asyncio.emit.intervals import Intervals, LinkTo
     from otel_asyncio.observe.awaits import Wait
+    from otel_asyncio.observe.chain import Chain
     from otel_asyncio.observe.counters import Counters
     from otel_asyncio.observe.records import TaskRecord
     from otel_asyncio.observe.resources import Hold
@@ -105,26 +105,32 @@ class AwaitSpans:
             parent,
             record.wall_at(wait.since),
             record.wall_at(wait.until),
-            _attributes(wait),
+            partial(
+                _attributes,
+                wait.chain,
+                wait.ready - wait.since,
+                wait.until - wait.ready,
+                wait.resource,
+                None if wait.hold is None else holder_attributes(wait.hold, wait.until),
+            ),
             _links(wait),
         )
 
 
-def _attributes(wait: Wait) -> dict[str, Any]:
-    chain = wait.chain
+def _attributes(
+    chain: Chain, idle: int, scheduled: int, resource: str | None, holder: dict[str, Any] | None
+) -> dict[str, Any]:
     attributes = {
         names.AWAIT_TARGET: chain.target,
-        names.AWAIT_IDLE_TIME: (wait.ready - wait.since) / _SECOND,
-        names.AWAIT_SCHEDULED_TIME: (wait.until - wait.ready) / _SECOND,
+        names.AWAIT_IDLE_TIME: idle / _SECOND,
+        names.AWAIT_SCHEDULED_TIME: scheduled / _SECOND,
         **frame_attributes(chain.blame or next(iter(chain.frames), None)),
     }
     if chain.frames:
         attributes[names.CODE_STACKTRACE] = stacktrace(chain.frames, chain.omitted)
-    if wait.resource is not None:
-        attributes[names.RESOURCE_TYPE] = wait.resource
-    if wait.hold is not None:
-        attributes |= holder_attributes(wait.hold, wait.until)
-    return attributes
+    if resource is not None:
+        attributes[names.RESOURCE_TYPE] = resource
+    return attributes | (holder or {})
 
 
 def holder_attributes(hold: Hold, now: int) -> dict[str, Any]:
@@ -138,7 +144,7 @@ def holder_attributes(hold: Hold, now: int) -> dict[str, Any]:
     return attributes
 
 
-def _links(wait: Wait) -> Iterator[Link]:
+def _links(wait: Wait) -> Iterator[LinkTo]:
     for awaited in wait.awaited[:_MOST_LINKS]:
         if isinstance(awaited.span, SpanContext):
             yield link_to(awaited.span, names.LINK_AWAITED)

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextvars import Context
 
-    from opentelemetry.trace import Link, SpanContext
+    from opentelemetry.trace import SpanContext
 
-    from otel_asyncio.emit.intervals import Intervals
+    from otel_asyncio.emit.intervals import Intervals, LinkTo
     from otel_asyncio.emit.problems import ProblemReporter
     from otel_asyncio.observe.blocks import Block
     from otel_asyncio.observe.clock import Clock
@@ -164,7 +164,7 @@ def _where(attributes: dict[str, Any]) -> str:
     return where if names.CODE_STACKTRACE in attributes else f"defined at {where}; the line was not seen"
 
 
-def _victims(block: Block) -> Iterator[Link]:
+def _victims(block: Block) -> Iterator[LinkTo]:
     """Links to waiting tasks of other traces, of those that have a span anyway."""
     above = _above(block)
     trace = above.trace_id if above is not None else 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry.trace import SpanContext
 
@@ -14,15 +14,16 @@ from otel_asyncio.observe.cancellation import Fate, Origin, Via
 from otel_asyncio.observe.problems import ProblemKind
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Link
-
-    from otel_asyncio.emit.intervals import Intervals
+    from otel_asyncio.emit.intervals import Intervals, LinkTo
     from otel_asyncio.emit.problems import ProblemReporter
     from otel_asyncio.observe.bursts import Burst
     from otel_asyncio.observe.cancellation import Cancellation, Request
+    from otel_asyncio.observe.chain import Chain, Frame
+    from otel_asyncio.observe.code import CodeInfo
     from otel_asyncio.observe.counters import Counters
     from otel_asyncio.observe.loops import LoopState
     from otel_asyncio.observe.shutdown import Shutdown
+    from otel_asyncio.observe.sites import Site
 
 _SECOND = 1e9
 _MOST_BURSTS = 100
@@ -81,37 +82,33 @@ class CancelSpans:
             return
         if not record.timed:
             if admitted:
-                self._write(
-                    cancellation, {names.PROBLEM: str(ProblemKind.CANCEL_SUPPRESSED)} | _who(cancellation), None
-                )
+                self._write(cancellation, _facts(cancellation).who(), None)
             return
         if cancellation.brief and not suppressed:
             self._omit(record, cancellation)
             return
         if self.keeps:
             self.flush()
-        ids, attributes = self._span(record, cancellation)
-        if admitted:
-            self._write(cancellation, attributes, ids)
+        ids, facts = self._span(record, cancellation)
+        if admitted and facts is not None:
+            self._write(cancellation, facts.attributes(), ids)
 
-    def _span(self, record: Any, cancellation: Cancellation, omitted: int = 0) -> tuple[Any, dict[str, Any]]:
+    def _span(self, record: Any, cancellation: Cancellation, omitted: int = 0) -> tuple[Any, _Facts | None]:
         suppressed = cancellation.fate is Fate.SUPPRESSED
         parent = cancellation.parent or own_span(record)
         if parent is None and not suppressed:
-            return None, {}  # nobody wants to hear of the task
-        attributes = cancel_attributes(record, cancellation)
-        if omitted:
-            attributes[names.CANCEL_OMITTED] = omitted
+            return None, None  # nobody wants to hear of the task
+        facts = _facts(cancellation, record.code, record.qualname, record.id)
         ids = self._intervals.emit(
             names.cancel_span(record.qualname),
             parent,
             record.wall_at(cancellation.requested),
             record.wall_at(cancellation.settled),
-            attributes,
+            facts.attributes if not omitted else facts.attributes() | {names.CANCEL_OMITTED: omitted},
             _links(record, cancellation, wants_all=self._wants_all),
             "the task ran on" if suppressed else None,
         )
-        return ids, attributes
+        return ids, facts
 
     def _write(self, cancellation: Cancellation, attributes: dict[str, Any], ids: Any) -> None:
         file, line = names.CANCEL_SUPPRESSED_FILE, names.CANCEL_SUPPRESSED_LINE
@@ -147,52 +144,98 @@ class ShutdownSpans:
         self._intervals.emit(names.SHUTDOWN_SPAN, None, shutdown.wall, end, attributes)
 
 
-def cancel_attributes(record: Any, cancellation: Cancellation) -> dict[str, Any]:
-    """Everything about a cancellation of a recorded task."""
-    attributes = _who(cancellation)
-    attributes |= code_attributes(record.code, record.qualname)
-    attributes |= {
-        names.CANCEL_OUTCOME: str(cancellation.fate),
-        names.CANCEL_EXPECTED: cancellation.expected,
-        names.CANCEL_REQUESTS: cancellation.count,
-        names.CANCEL_LATENCY: (cancellation.settled - cancellation.requested) / _SECOND,
-        names.TASK_ID: record.id,
-    }
-    hit = cancellation.hit
-    if hit is not None:
-        attributes[names.AWAIT_TARGET] = hit.target
-        if hit.blame is not None:
-            attributes[names.CANCEL_AT_FILE], attributes[names.CANCEL_AT_LINE] = hit.blame.code.file, hit.blame.line
-    if cancellation.message is not None:
-        attributes[names.CANCEL_MESSAGE] = cancellation.message
-    return attributes
+class _Facts(NamedTuple):
+    """What is told of a cancellation, as it is now; of what else it knows something may change, or be let go."""
+
+    code: CodeInfo | None
+    """Of the task, with its name and number; None where it has no record."""
+    qualname: str
+    task: int
+    fate: Fate | None
+    requested: int
+    settled: int
+    expected: bool
+    requests: int
+    hit: Chain | None
+    handler: Site | None
+    message: str | None
+    via: Via | None
+    origin: Origin
+    by_task: str | None
+    """The name of the task that asked."""
+    site: Site | None
+    stack: tuple[Frame, ...]
+    thread: str | None
+
+    def attributes(self) -> dict[str, Any]:
+        """Everything about a cancellation of a recorded task."""
+        assert self.code is not None
+        attributes = self.who()
+        attributes |= code_attributes(self.code, self.qualname)
+        attributes |= {
+            names.CANCEL_OUTCOME: str(self.fate),
+            names.CANCEL_EXPECTED: self.expected,
+            names.CANCEL_REQUESTS: self.requests,
+            names.CANCEL_LATENCY: (self.settled - self.requested) / _SECOND,
+            names.TASK_ID: self.task,
+        }
+        hit = self.hit
+        if hit is not None:
+            attributes[names.AWAIT_TARGET] = hit.target
+            if hit.blame is not None:
+                attributes[names.CANCEL_AT_FILE], attributes[names.CANCEL_AT_LINE] = hit.blame.code.file, hit.blame.line
+        if self.message is not None:
+            attributes[names.CANCEL_MESSAGE] = self.message
+        return attributes
+
+    def who(self) -> dict[str, Any]:
+        """Who asked for it, and who swallowed it."""
+        attributes: dict[str, Any] = {names.CANCEL_ORIGIN: str(self.origin)}
+        if self.via is not None:
+            attributes[names.CANCEL_VIA] = str(self.via)
+        if self.by_task is not None:
+            attributes[names.CANCEL_BY_TASK] = self.by_task
+        if self.site is not None:
+            attributes[names.CANCEL_BY_FILE] = self.site.code.co_filename
+            attributes[names.CANCEL_BY_LINE] = self.site.line
+            attributes[names.CANCEL_BY_FUNCTION] = self.site.code.co_qualname
+        if self.thread is not None:
+            attributes[names.THREAD_NAME] = self.thread
+        if self.stack:
+            attributes[names.CODE_STACKTRACE] = stacktrace(self.stack)
+        if self.fate is Fate.SUPPRESSED:
+            attributes[names.PROBLEM] = str(ProblemKind.CANCEL_SUPPRESSED)
+            if self.handler is not None:
+                attributes[names.CANCEL_SUPPRESSED_FILE] = self.handler.code.co_filename
+                attributes[names.CANCEL_SUPPRESSED_LINE] = self.handler.line
+        return attributes
 
 
-def _who(cancellation: Cancellation) -> dict[str, Any]:
+def _facts(cancellation: Cancellation, code: CodeInfo | None = None, qualname: str = "", task: int = 0) -> _Facts:
     request = cancellation.first
     root = request.root
-    attributes: dict[str, Any] = {names.CANCEL_ORIGIN: str(root.origin)}
-    if request.via is not None:
-        attributes[names.CANCEL_VIA] = str(request.via)
-    if root.by is not None:
-        attributes[names.CANCEL_BY_TASK] = root.by.current_name
-    if root.site is not None:
-        attributes[names.CANCEL_BY_FILE] = root.site.code.co_filename
-        attributes[names.CANCEL_BY_LINE] = root.site.line
-        attributes[names.CANCEL_BY_FUNCTION] = root.site.code.co_qualname
-    if root.thread is not None:
-        attributes[names.THREAD_NAME] = root.thread
-    if root.stack:
-        attributes[names.CODE_STACKTRACE] = stacktrace(root.stack)
-    if cancellation.fate is Fate.SUPPRESSED:
-        attributes[names.PROBLEM] = str(ProblemKind.CANCEL_SUPPRESSED)
-        if cancellation.handler is not None:
-            attributes[names.CANCEL_SUPPRESSED_FILE] = cancellation.handler.code.co_filename
-            attributes[names.CANCEL_SUPPRESSED_LINE] = cancellation.handler.line
-    return attributes
+    return _Facts(
+        code,
+        qualname,
+        task,
+        cancellation.fate,
+        cancellation.requested,
+        cancellation.settled,
+        cancellation.expected,
+        cancellation.count,
+        cancellation.hit,
+        cancellation.handler,
+        cancellation.message,
+        request.via,
+        root.origin,
+        None if root.by is None else root.by.current_name,
+        root.site,
+        root.stack,
+        root.thread,
+    )
 
 
-def _links(victim: Any, cancellation: Cancellation, *, wants_all: bool) -> list[Link]:
+def _links(victim: Any, cancellation: Cancellation, *, wants_all: bool) -> list[LinkTo]:
     request: Request = cancellation.first
     links = []
     root = request.root

@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, NonRecordingSpan, Status, StatusCode
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, Status, StatusCode
 from opentelemetry.trace.propagation import set_span_in_context
 
 from otel_asyncio.emit import names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from opentelemetry.trace import SpanContext
+    from collections.abc import Iterable
 
     from otel_asyncio.emit.tracing import Tracing
 
+Attributes = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
+"""Of a span; or what makes them when it is read, of facts that change no more."""
 
-def link_to(target: Any, kind: str) -> Link:
+LinkTo = tuple[SpanContext, str]
+"""To what, and of which type: what a link is made of when its span is read."""
+
+
+def link_to(target: Any, kind: str) -> LinkTo:
     """A link of this type to a span, or to its ids."""
-    return Link(ids_of(target), {names.LINK_TYPE: kind})
+    return ids_of(target), kind
+
+
+def as_links(links: Iterable[LinkTo]) -> tuple[Link, ...]:
+    """The links as OpenTelemetry has them."""
+    return tuple([Link(ids, {names.LINK_TYPE: kind}) for ids, kind in links])
+
+
+def made(attributes: Attributes) -> Mapping[str, Any]:
+    """The attributes themselves."""
+    return attributes() if callable(attributes) else attributes
 
 
 def ids_of(target: Any) -> SpanContext:
     """The ids of a span, or the ids themselves."""
-    return target if hasattr(target, "trace_id") else target.get_span_context()  # type: ignore[no-any-return]
+    return target if isinstance(target, SpanContext) else target.get_span_context()
 
 
 def own_span(record: Any) -> Any:
@@ -34,7 +49,7 @@ def own_span(record: Any) -> Any:
 
 
 class Intervals:
-    """Makes spans of intervals, through the API, which serves every provider: they are rare."""
+    """Makes spans of intervals: handed over past the tracer where that comes to the same, or through the API."""
 
     def __init__(self, tracing: Tracing) -> None:
         self._tracing = tracing
@@ -45,8 +60,8 @@ class Intervals:
         parent: Any,
         start: int,
         end: int,
-        attributes: Mapping[str, Any],
-        links: Iterable[Link] = (),
+        attributes: Attributes,
+        links: Iterable[LinkTo] = (),
         error: str | None = None,
     ) -> SpanContext | None:
         """One span from `start` to `end` (wall clock, ns) below `parent`; a root where that is None.
@@ -54,18 +69,35 @@ class Intervals:
         `parent`: a span, a task's span or ids. `error`: the description of the status ERROR; None leaves it UNSET.
         Returns the ids where the span is recorded, so that others can nest under it or link to it.
         """
-        tracer = self._tracing.tracer
-        if tracer is None:
+        tracing = self._tracing
+        if tracing.tracer is None:
             return None
+        above = None if parent is None else ids_of(parent)
+        links = tuple(links)
+        ids = None if tracing.spans is None else tracing.spans.give(above, name, start, end, attributes, links, error)
+        return ids or self._through_the_tracer(name, above, start, end, attributes, links, error)
+
+    def _through_the_tracer(
+        self,
+        name: str,
+        parent: SpanContext | None,
+        start: int,
+        end: int,
+        attributes: Attributes,
+        links: tuple[LinkTo, ...],
+        error: str | None,
+    ) -> SpanContext | None:
+        tracer: Any = self._tracing.tracer
         context = Context()
         if parent is not None:
-            context = set_span_in_context(NonRecordingSpan(ids_of(parent)), context)
+            context = set_span_in_context(NonRecordingSpan(parent), context)
         span = tracer.start_span(
-            name, context=context, attributes=dict(attributes), links=tuple(links), start_time=start
+            name, context=context, attributes=dict(made(attributes)), links=as_links(links), start_time=start
         )
         if not span.is_recording():
             return None
         if error is not None:
             span.set_status(Status(StatusCode.ERROR, error))
         span.end(end)
-        return span.get_span_context()
+        ids: SpanContext = span.get_span_context()
+        return ids

@@ -6,12 +6,10 @@ parent of what it serves, and yet its busy, scheduled and idle time are what tel
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
-from opentelemetry.trace import NonRecordingSpan
-from opentelemetry.trace.propagation import set_span_in_context
 
 from otel_asyncio.emit import names
 from otel_asyncio.emit.attributes import split_attributes, start_attributes
@@ -21,6 +19,7 @@ from otel_asyncio.observe.records import Kind, Split, TaskRecord
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from otel_asyncio.emit.intervals import Intervals
     from otel_asyncio.emit.sdk import SdkSpans
 
 
@@ -35,6 +34,7 @@ class RequestSpans(SpanProcessor):
         tracer: Any,
         running: Callable[[], TaskRecord | None],
         now: Callable[[], int],
+        segments: Intervals,
         *,
         split: bool,
         links: bool,
@@ -43,6 +43,7 @@ class RequestSpans(SpanProcessor):
         self._tracer = tracer
         self._running = running
         self._now = now
+        self._segments = segments
         self._split = split
         self._links = links
         self._open: dict[int, tuple[TaskRecord, Split]] = {}
@@ -50,13 +51,16 @@ class RequestSpans(SpanProcessor):
 
     def on_start(self, span: Span, parent_context: Any = None) -> None:
         """A span was opened: where it is the first of its trace in this process, see in which task."""
-        if not self.active or isinstance(span, TaskSpan) or (span.parent is not None and not span.parent.is_remote):
+        if type(span) is TaskSpan or not self.active:  # `isinstance` asks an abstract class, in Python
+            return
+        parent = span.parent
+        if parent is not None and not parent.is_remote:
             return
         if span.instrumentation_scope is self._tracer._instrumentation_scope:  # an interval under a remote parent
             return
         record = self._running()
         task_span = record.span if record is not None else None
-        if record is None or not isinstance(task_span, TaskSpan) or task_span.spans is not self._spans:
+        if record is None or type(task_span) is not TaskSpan or task_span.spans is not self._spans:
             return
         if not task_span.place.rooted:
             return
@@ -75,16 +79,10 @@ class RequestSpans(SpanProcessor):
         if begun is None or begun[0] is not self._running():
             return
         record, before = begun
-        after = record.split(self._now())
-        # The step that runs now counts: an interval without a suspension is one step.
-        split = Split(*(late - early for late, early in zip(after, before, strict=True)))
-        attributes = start_attributes(record) | {names.TASK_KIND: str(Kind.ROOT_SEGMENT)}
-        attributes |= split_attributes(split._replace(steps=split.steps + 1))
-        name, start, end = names.task_span(record.qualname), span.start_time, span.end_time
+        start, end = span.start_time, span.end_time
         assert ids is not None and start is not None and end is not None  # a span that has ended  # noqa: PT018
-        if not self._spans.give(ids, name, attributes, start, end):
-            context = set_span_in_context(NonRecordingSpan(ids), Context())
-            self._tracer.start_span(name, context=context, attributes=attributes, start_time=start).end(end)
+        attributes = partial(_attributes, record, before, record.split(self._now()))
+        self._segments.emit(names.task_span(record.qualname), ids, start, end, attributes)
 
     def detach(self, provider: Any) -> None:
         """Take this processor out of the provider again, or silence it where the provider does not let it go."""
@@ -94,3 +92,10 @@ class RequestSpans(SpanProcessor):
         processors = getattr(multi, "_span_processors", None)
         if isinstance(processors, tuple):
             multi._span_processors = tuple(item for item in processors if item is not self)
+
+
+def _attributes(record: TaskRecord, before: Split, after: Split) -> dict[str, Any]:
+    attributes = start_attributes(record) | {names.TASK_KIND: str(Kind.ROOT_SEGMENT)}
+    split = Split(*(late - early for late, early in zip(after, before, strict=True)))
+    # The step that ran at the end counts: an interval without a suspension is one step.
+    return attributes | split_attributes(split._replace(steps=split.steps + 1))

@@ -24,6 +24,7 @@ from otel_asyncio.emit import names
 from otel_asyncio.emit.asking import samples_children, samples_roots
 from otel_asyncio.emit.attributes import TaskAttributes, end_attributes, start_attributes
 from otel_asyncio.emit.errors import record_error
+from otel_asyncio.emit.given import cuts_nothing, given
 from otel_asyncio.emit.ids import ARE_KNOWN, RANDOM, child_ids, random_flag, root_ids, span_id_maker
 from otel_asyncio.emit.lineage import Place, identify
 from otel_asyncio.emit.processors import is_silent, taker
@@ -34,12 +35,12 @@ from otel_asyncio.observe.flavour import extension
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from otel_asyncio.emit.intervals import Attributes, LinkTo
     from otel_asyncio.observe.records import TaskRecord
 
 _TRACER_PARTS = ("sampler", "resource", "span_processor", "id_generator", "_span_limits", "_instrumentation_scope")
 _SAMPLED = int(TraceFlags.SAMPLED)
 _UNSET = Status(StatusCode.UNSET)
-_MANY = 64  # more attributes than a task's span ever has
 _RECORD_ONLY, _RECORD_AND_SAMPLE = sampling.Decision.RECORD_ONLY, sampling.Decision.RECORD_AND_SAMPLE
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -86,11 +87,7 @@ class SdkSpans(SpansCell):
         self.takers = []
         self.children_are_sampled = samples_children(tracer.sampler)
         self._roots_are_sampled = samples_roots(tracer.sampler)
-        limits = tracer._span_limits
-        self._plain_limits = (
-            getattr(limits, "max_span_attribute_length", None) is None
-            and (getattr(limits, "max_span_attributes", None) or _MANY) >= _MANY
-        )
+        self._plain_limits = cuts_nothing(tracer._span_limits)
         metrics = getattr(tracer, "_tracer_metrics", None)
         self._metrics = None if metrics is None or type(metrics).__name__ == "NoOpTracerMetrics" else metrics
         self.as_is = self._plain_limits and self._metrics is None
@@ -249,36 +246,36 @@ class SdkSpans(SpansCell):
             record_error(span, error, end_time)
         span.finish(end_time)
 
-    def give(self, parent: SpanContext, name: str, attributes: Mapping[str, Any], start: int, end: int) -> bool:
-        """Hand over a child of a span of this process, of which all is known: made at once, without its way there.
+    def give(
+        self,
+        parent: SpanContext | None,
+        name: str,
+        start: int,
+        end: int,
+        attributes: Attributes,
+        links: tuple[LinkTo, ...] = (),
+        error: str | None = None,
+    ) -> SpanContext | None:
+        """Hand over a span that is over, past the tracer; its ids. `parent`: of this process; None makes a root.
 
-        False where somebody has to be asked, or told of its start: then the tracer makes it.
+        None where somebody has to be asked, or told of its start: then the tracer makes it.
         """
         if self.listed._span_processors is not self.processors:
             self._meet_processors()
-        enabled = self.configured._tracer_config.is_enabled
-        plain = self.silent and self._plain_limits and self.children_are_sampled and enabled
-        ids = child_ids(parent, self.new_span_id) if plain else None
+        if not (self.silent and self._plain_limits and self.configured._tracer_config.is_enabled):
+            return None
+        if parent is None:
+            ids = root_ids(self._tracer.id_generator) if self._roots_are_sampled else None
+        else:
+            ids = child_ids(parent, self.new_span_id) if self.children_are_sampled else None
         if ids is None:
-            return False
-        tracer = self._tracer
+            return None
         if self._metrics is not None:
             self._metrics.start_span(parent, _RECORD_AND_SAMPLE)()
-        span = sdk.ReadableSpan(
-            name=name,
-            context=ids,
-            parent=parent,
-            resource=tracer.resource,
-            attributes=attributes,
-            instrumentation_info=getattr(tracer, "instrumentation_info", None),
-            instrumentation_scope=tracer._instrumentation_scope,
-            status=_UNSET,
-            start_time=start,
-            end_time=end,
-        )
+        span = given(ids, self._tracer, name, parent, start, end, attributes, links, error)
         for take in self.takers:
             take(span)
-        return True
+        return ids
 
     def settle(self, span: TaskSpan) -> None:
         """Become readable, after the end. Runs where the span is read: in the exporter's thread, as a rule."""

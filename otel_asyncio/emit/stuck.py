@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextvars import Context
 
-    from opentelemetry.trace import Link
-
-    from otel_asyncio.emit.intervals import Intervals
+    from otel_asyncio.emit.intervals import Intervals, LinkTo
     from otel_asyncio.emit.problems import ProblemReporter
     from otel_asyncio.observe.chain import Chain
     from otel_asyncio.observe.hands import Work
@@ -87,7 +85,7 @@ class StuckSpans:
         cycle = [_told(member, following) for member, following in zip(members, members[1:] + members[:1], strict=True)]
         attributes = {
             names.PROBLEM: str(ProblemKind.DEADLOCK),
-            names.DEADLOCK_CYCLE: cycle,
+            names.DEADLOCK_CYCLE: tuple(cycle),
             **_wait_attributes(youngest.chain, youngest.resource, youngest.hold, now),
         }
         parent = next((member.parent for member in (youngest, *members) if member.parent is not None), None)
@@ -107,7 +105,7 @@ class StuckSpans:
         start: int,
         end: int,
         attributes: dict[str, Any],
-        links: Iterator[Link],
+        links: Iterator[LinkTo],
     ) -> SpanContext | None:
         parent = parent or _own(record)
         made = self._intervals.emit(
@@ -149,7 +147,7 @@ def _one_stack(chain: Chain, work: Work) -> str:
     return "\n".join(filter(None, parts))
 
 
-def _holders(holds: list[Hold | None]) -> Iterator[Link]:
+def _holders(holds: list[Hold | None]) -> Iterator[LinkTo]:
     for hold in holds[:_MOST_LINKS]:
         span = None if hold is None else holder_span(hold)
         if span is not None and (ids := ids_of(span)).is_valid:

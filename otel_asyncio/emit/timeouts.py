@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry.trace import SpanContext
 
@@ -17,8 +17,10 @@ from otel_asyncio.observe.storms import Storms
 if TYPE_CHECKING:
     from otel_asyncio.emit.intervals import Intervals
     from otel_asyncio.emit.problems import ProblemReporter
+    from otel_asyncio.observe.chain import Chain
     from otel_asyncio.observe.counters import Counters
-    from otel_asyncio.observe.scopes import Expiry
+    from otel_asyncio.observe.scopes import Api, Expiry
+    from otel_asyncio.observe.sites import Site
 
 _SECOND = 1e9
 _MOST_KEPT = 100  # for each of as many tasks
@@ -67,7 +69,7 @@ class TimeoutSpans:
             count = self.omitted[place][0] if place in self.omitted else 0
             self.omitted[place] = count + 1, expiry, parent
             return
-        if self.omitted:
+        if self.omitted is not None:
             self.flush()
         own: Any = record.span if record.timed else None
         if parent is None and hasattr(own, "yielded"):
@@ -75,12 +77,10 @@ class TimeoutSpans:
                 self._keep(expiry)
                 return
             own = None if own.yielded else own
-        attributes = timeout_attributes(expiry, kind)
-        ids = (
-            self._span(expiry, parent or own, attributes, what if kind is not None else None) if record.timed else None
-        )
+        facts = _facts(expiry, kind)
+        ids = self._span(expiry, parent or own, facts, what if kind is not None else None) if record.timed else None
         if admitted and kind is not None:
-            self._problems.write(kind, what, _where(expiry), expiry.left - expiry.entered, attributes, ids)
+            self._problems.write(kind, what, _where(expiry), expiry.left - expiry.entered, facts.attributes(), ids)
 
     def flush(self) -> None:
         """One span for all that were omitted, of each line."""
@@ -90,16 +90,16 @@ class TimeoutSpans:
             told = parent is not None  # else nobody wants to hear of the task
             self._counters.drop("span", count - told)
             if told:
-                self._span(expiry, parent, timeout_attributes(expiry, None) | {names.TIMEOUT_OMITTED: count - 1})
+                self._span(expiry, parent, _facts(expiry, None, count - 1))
 
-    def _span(self, expiry: Expiry, parent: Any, attributes: dict[str, Any], error: str | None = None) -> Any:
+    def _span(self, expiry: Expiry, parent: Any, facts: _Facts, error: str | None = None) -> Any:
         record, site = expiry.record, expiry.site
         return self._intervals.emit(
             names.timeout_span(site.code.co_qualname if site is not None else record.qualname),
             parent,
             record.wall_at(expiry.entered),
             record.wall_at(expiry.left),
-            attributes,
+            facts.attributes,
             error=error,
         )
 
@@ -108,30 +108,65 @@ def _place(expiry: Expiry) -> tuple[int, int]:
     return (0, 0) if expiry.site is None else (id(expiry.site.code), expiry.site.instruction)
 
 
-def timeout_attributes(expiry: Expiry, kind: ProblemKind | None) -> dict[str, Any]:
-    """Everything about a scope that expired."""
-    attributes: dict[str, Any] = {
-        names.TIMEOUT_API: str(expiry.api),
-        names.TIMEOUT_DELAY: expiry.delay,
-        names.TIMEOUT_OVERRUN: (expiry.left - expiry.expired) / _SECOND,
-        names.TIMEOUT_OUTCOME: str(expiry.outcome),
-    }
-    if expiry.site is not None:
-        code = expiry.site.code
-        module = info_of(code).module
-        attributes[names.CODE_FUNCTION_NAME] = f"{module}.{code.co_qualname}" if module else code.co_qualname
-        attributes[names.CODE_FILE_PATH], attributes[names.CODE_LINE_NUMBER] = code.co_filename, expiry.site.line
-    if expiry.stack is not None:
-        attributes[names.AWAIT_TARGET] = expiry.stack.target
-        attributes[names.CODE_STACKTRACE] = stacktrace(expiry.stack.frames, expiry.stack.omitted)
-    if expiry.outcome is TimeoutOutcome.RAISED:
-        attributes[names.ERROR_TYPE] = "TimeoutError"
-    if expiry.handler is not None:
-        attributes[names.CANCEL_SUPPRESSED_FILE] = expiry.handler.code.co_filename
-        attributes[names.CANCEL_SUPPRESSED_LINE] = expiry.handler.line
-    if kind is not None:
-        attributes[names.PROBLEM] = str(kind)
-    return attributes
+class _Facts(NamedTuple):
+    """What is told of a scope that expired, as it is now."""
+
+    api: Api
+    delay: float
+    overrun: int
+    outcome: TimeoutOutcome | None
+    site: Site | None
+    module: str | None
+    """Of the line that owns the scope."""
+    stack: Chain | None
+    handler: Site | None
+    kind: ProblemKind | None
+    omitted: int | None
+    """How many more it stands for; None where it stands for itself."""
+
+    def attributes(self) -> dict[str, Any]:
+        """Everything about it."""
+        attributes: dict[str, Any] = {
+            names.TIMEOUT_API: str(self.api),
+            names.TIMEOUT_DELAY: self.delay,
+            names.TIMEOUT_OVERRUN: self.overrun / _SECOND,
+            names.TIMEOUT_OUTCOME: str(self.outcome),
+        }
+        if self.site is not None:
+            code = self.site.code
+            attributes[names.CODE_FUNCTION_NAME] = (
+                f"{self.module}.{code.co_qualname}" if self.module else code.co_qualname
+            )
+            attributes[names.CODE_FILE_PATH], attributes[names.CODE_LINE_NUMBER] = code.co_filename, self.site.line
+        if self.stack is not None:
+            attributes[names.AWAIT_TARGET] = self.stack.target
+            attributes[names.CODE_STACKTRACE] = stacktrace(self.stack.frames, self.stack.omitted)
+        if self.outcome is TimeoutOutcome.RAISED:
+            attributes[names.ERROR_TYPE] = "TimeoutError"
+        if self.handler is not None:
+            attributes[names.CANCEL_SUPPRESSED_FILE] = self.handler.code.co_filename
+            attributes[names.CANCEL_SUPPRESSED_LINE] = self.handler.line
+        if self.kind is not None:
+            attributes[names.PROBLEM] = str(self.kind)
+        if self.omitted is not None:
+            attributes[names.TIMEOUT_OMITTED] = self.omitted
+        return attributes
+
+
+def _facts(expiry: Expiry, kind: ProblemKind | None, omitted: int | None = None) -> _Facts:
+    site = expiry.site
+    return _Facts(
+        expiry.api,
+        expiry.delay,
+        expiry.left - expiry.expired,
+        expiry.outcome,
+        site,
+        None if site is None else info_of(site.code).module,
+        expiry.stack,
+        expiry.handler,
+        kind,
+        omitted,
+    )
 
 
 def _where(expiry: Expiry) -> str:

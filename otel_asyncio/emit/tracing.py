@@ -11,6 +11,7 @@ from opentelemetry.trace import NoOpTracer, ProxyTracerProvider
 
 from otel_asyncio.emit import names
 from otel_asyncio.emit.api import ApiSpans
+from otel_asyncio.emit.intervals import Intervals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,6 +97,7 @@ class Tracing:
             self.tracer,
             self.running,
             self._now,
+            Intervals(self),
             split=self._request_split,
             links=self._request_links,
         )
