@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -44,6 +45,40 @@ def test_a_segment_has_the_split_of_its_interval(traced_run: TracedRun, spans: S
     assert segment.start_time is not None and segment.end_time is not None
     assert total == pytest.approx((segment.end_time - segment.start_time) / 1e9, abs=0.005)
     assert seen["asyncio.task.steps"] == 2
+
+
+def test_a_segment_counts_from_where_the_request_began(traced_run: TracedRun, spans: Spans) -> None:
+    """In the middle of a step, and to the middle of one; what comes before and after is not in it."""
+
+    async def serve() -> None:
+        time.sleep(0.3)
+        with spans.tracer.start_as_current_span("request"):
+            time.sleep(0.02)
+            await asyncio.sleep(0.03)
+            time.sleep(0.02)
+        time.sleep(0.3)
+
+    traced_run(serve())
+    segment = spans.task("serve")
+    seen = attributes(segment)
+    total = sum(seen[f"asyncio.task.{part}_time"] for part in ("busy", "scheduled", "idle"))
+    assert segment.start_time is not None and segment.end_time is not None
+    assert total == pytest.approx((segment.end_time - segment.start_time) / 1e9, abs=0.01)
+    assert 0.04 <= seen["asyncio.task.busy_time"] < 0.3
+    assert 0.029 <= seen["asyncio.task.idle_time"] < 0.3
+    assert seen["asyncio.task.steps"] == 2
+
+
+def test_a_segment_tells_of_waiting_for_the_loop(traced_run: TracedRun, spans: Spans) -> None:
+    async def serve() -> None:
+        asyncio.get_running_loop().call_soon(time.sleep, 0.3)
+        await asyncio.sleep(0)
+        with spans.tracer.start_as_current_span("request"):
+            asyncio.get_running_loop().call_soon(time.sleep, 0.03)
+            await asyncio.sleep(0)
+
+    traced_run(serve())
+    assert 0.03 <= attributes(spans.task("serve"))["asyncio.task.scheduled_time"] < 0.3
 
 
 def test_every_request_of_a_connection_gets_a_segment(traced_run: TracedRun, spans: Spans) -> None:

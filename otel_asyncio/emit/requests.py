@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from otel_asyncio.emit.sdk import SdkSpans
 
 
+_Moment = tuple["TaskRecord", int, int, int, int]
+"""How far a task has come that runs now: what the split of an interval is made of, when it is read."""
+
+
+def _moment(record: TaskRecord, now: int) -> _Moment:
+    return record, now, record.busy + now - (record.step_started or now), record.scheduled, record.steps
+
+
 class RequestSpans(SpanProcessor):
     """Ties spans without a local parent to the root task they are opened in."""
 
@@ -46,7 +54,7 @@ class RequestSpans(SpanProcessor):
         self._segments = segments
         self._split = split
         self._links = links
-        self._open: dict[int, tuple[TaskRecord, Split]] = {}
+        self._open: dict[int, _Moment] = {}
         self.active = True
 
     def on_start(self, span: Span, parent_context: Any = None) -> None:
@@ -66,7 +74,7 @@ class RequestSpans(SpanProcessor):
             return
         if self._split and (task_span.yielded or not (task_span.identified or task_span.nested)):
             task_span.yielded = True
-            self._open[span.context.span_id] = record, record.split(self._now())
+            self._open[span.context.span_id] = _moment(record, self._now())
         elif self._links:
             span.add_link(task_span.get_span_context(), {names.LINK_TYPE: names.LINK_TASK})
 
@@ -76,12 +84,11 @@ class RequestSpans(SpanProcessor):
             return
         ids = span.context
         begun = self._open.pop(ids.span_id, None) if ids is not None else None
-        if begun is None or begun[0] is not self._running():
+        if begun is None or (record := begun[0]) is not self._running():
             return
-        record, before = begun
         start, end = span.start_time, span.end_time
         assert ids is not None and start is not None and end is not None  # a span that has ended  # noqa: PT018
-        attributes = partial(_attributes, record, before, record.split(self._now()))
+        attributes = partial(_attributes, begun, _moment(record, self._now()))
         self._segments.emit(names.task_span(record.qualname), ids, start, end, attributes)
 
     def detach(self, provider: Any) -> None:
@@ -94,8 +101,10 @@ class RequestSpans(SpanProcessor):
             multi._span_processors = tuple(item for item in processors if item is not self)
 
 
-def _attributes(record: TaskRecord, before: Split, after: Split) -> dict[str, Any]:
-    attributes = start_attributes(record) | {names.TASK_KIND: str(Kind.ROOT_SEGMENT)}
-    split = Split(*(late - early for late, early in zip(after, before, strict=True)))
+def _attributes(begun: _Moment, ended: _Moment) -> dict[str, Any]:
+    record, since, busy_before, scheduled_before, steps_before = begun
+    _, until, busy, scheduled, steps = ended
+    busy, scheduled = busy - busy_before, scheduled - scheduled_before
     # The step that ran at the end counts: an interval without a suspension is one step.
-    return attributes | split_attributes(split._replace(steps=split.steps + 1))
+    split = Split(busy, scheduled, until - since - busy - scheduled, steps - steps_before + 1)
+    return start_attributes(record) | {names.TASK_KIND: str(Kind.ROOT_SEGMENT)} | split_attributes(split)

@@ -24,7 +24,7 @@ from otel_asyncio.emit import names
 from otel_asyncio.emit.asking import samples_children, samples_roots
 from otel_asyncio.emit.attributes import TaskAttributes, end_attributes, start_attributes
 from otel_asyncio.emit.errors import record_error
-from otel_asyncio.emit.given import cuts_nothing, given
+from otel_asyncio.emit.given import GivenSpan, blank, cuts_nothing
 from otel_asyncio.emit.ids import ARE_KNOWN, RANDOM, child_ids, random_flag, root_ids, span_id_maker
 from otel_asyncio.emit.lineage import Place, identify
 from otel_asyncio.emit.processors import is_silent, taker
@@ -272,7 +272,9 @@ class SdkSpans(SpansCell):
             return None
         if self._metrics is not None:
             self._metrics.start_span(parent, _RECORD_AND_SAMPLE)()
-        span = given(ids, self._tracer, name, parent, start, end, attributes, links, error)
+        span = blank(GivenSpan)
+        span._context = ids
+        span.facts = self._tracer, name, parent, start, end, attributes, links, error
         for take in self.takers:
             take(span)
         return ids
