@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from harness import Spans, TracedRun, attributes, both_ways, links, parent_id, span_id
-from opentelemetry.sdk.trace import SpanLimits
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor
 
 pytestmark = both_ways
 
@@ -132,3 +133,30 @@ def test_a_segment_made_at_once_is_the_one_that_the_tracer_would_make(traced_run
         return parts, segment.instrumentation_scope
 
     assert seen(spans) == seen(limited)
+
+
+class TakesNoSegment(SpanProcessor):
+    def on_end(self, span: ReadableSpan) -> None:
+        if span.name.startswith("task"):
+            raise ZeroDivisionError(span.name)
+
+
+class LetsNobodyLink(SpanProcessor):
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        span.add_link = lambda *_: 1 // 0
+
+
+@pytest.mark.parametrize("processor", (TakesNoSegment, LetsNobodyLink))
+def test_a_request_that_cannot_be_tied_to_its_task_is_served(
+    traced_run: TracedRun, spans: Spans, caplog: pytest.LogCaptureFixture, processor: Callable[[], SpanProcessor]
+) -> None:
+    spans.sdk.add_span_processor(processor())
+
+    async def serve() -> str:
+        for _ in range(2):
+            with spans.tracer.start_as_current_span("request"):
+                await asyncio.sleep(0)
+        return "served"
+
+    assert traced_run(serve(), request_split=processor is TakesNoSegment) == "served"
+    assert len([record for record in caplog.records if "requests of tasks failed" in record.getMessage()]) == 1

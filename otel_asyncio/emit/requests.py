@@ -14,10 +14,13 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from otel_asyncio.emit import names
 from otel_asyncio.emit.attributes import split_attributes, start_attributes
 from otel_asyncio.emit.taskspan import TaskSpan
+from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.records import Kind, Split, TaskRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from opentelemetry.trace import SpanContext
 
     from otel_asyncio.emit.intervals import Intervals
     from otel_asyncio.emit.sdk import SdkSpans
@@ -55,6 +58,8 @@ class RequestSpans(SpanProcessor):
         self._split = split
         self._links = links
         self._open: dict[int, _Moment] = {}
+        self._guard = Guard("requests")
+        """What is called from here may fail: a processor of the program's, which takes the segment."""
         self.active = True
 
     def on_start(self, span: Span, parent_context: Any = None) -> None:
@@ -66,6 +71,12 @@ class RequestSpans(SpanProcessor):
             return
         if span.instrumentation_scope is self._tracer._instrumentation_scope:  # an interval under a remote parent
             return
+        try:
+            self._begin(span)
+        except Exception as error:  # noqa: BLE001 - the border of the package
+            self._give_up(error)
+
+    def _begin(self, span: Span) -> None:
         record = self._running()
         task_span = record.span if record is not None else None
         if record is None or type(task_span) is not TaskSpan or task_span.spans is not self._spans:
@@ -84,12 +95,26 @@ class RequestSpans(SpanProcessor):
             return
         ids = span.context
         begun = self._open.pop(ids.span_id, None) if ids is not None else None
-        if begun is None or (record := begun[0]) is not self._running():
+        if begun is None or ids is None:
+            return
+        try:
+            self._end(span, ids, begun)
+        except Exception as error:  # noqa: BLE001 - the border of the package
+            self._give_up(error)
+
+    def _end(self, span: ReadableSpan, ids: SpanContext, begun: _Moment) -> None:
+        record = begun[0]
+        if record is not self._running():
             return
         start, end = span.start_time, span.end_time
-        assert ids is not None and start is not None and end is not None  # a span that has ended  # noqa: PT018
+        assert start is not None and end is not None  # a span that has ended  # noqa: PT018
         attributes = partial(_attributes, begun, _moment(record, self._now()))
         self._segments.emit(names.task_span(record.qualname), ids, start, end, attributes)
+
+    def _give_up(self, error: BaseException) -> None:
+        self._guard.fail(error)
+        self.active = False
+        self._open.clear()
 
     def detach(self, provider: Any) -> None:
         """Take this processor out of the provider again, or silence it where the provider does not let it go."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry.context.context import Context
+
 from otel_asyncio.emit import current
 from otel_asyncio.observe.flavour import extension
 
@@ -57,6 +59,6 @@ def shorten(sink: object, methods: Iterable[str], tracing: Tracing, kept: Mappin
     if extension is None or not current.IS_KNOWN:
         return
     for name in methods:
-        parts = {"variable": current.VARIABLE, "key": current.SPAN_KEY, "telemetry": current.Context}
+        parts = {"variable": current.VARIABLE, "key": current.SPAN_KEY, "telemetry": Context}
         call = extension.SinkCall(name, plain=getattr(sink, name), tracing=tracing, kept=kept, **parts)
         setattr(sink, name, call)

@@ -69,7 +69,7 @@ class TimeoutSpans:
             count = self.omitted[place][0] if place in self.omitted else 0
             self.omitted[place] = count + 1, expiry, parent
             return
-        if self.omitted is not None:
+        if self.omitted:
             self.flush()
         own: Any = record.span if record.timed else None
         if parent is None and hasattr(own, "yielded"):
