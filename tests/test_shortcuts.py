@@ -15,6 +15,8 @@ from opentelemetry import context as telemetry
 from opentelemetry.context.context import Context
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult, TraceIdRatioBased
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
@@ -424,3 +426,12 @@ def test_a_span_that_waits_for_its_export_keeps_nothing_above_it(new_loop: NewLo
         run_on(new_loop, under_a_span(spans))
     ended: list[Any] = [*spans.of("leaf"), *spans.of("two_leaves")]
     assert [(span.above, span.place) for span in ended] == [(None, None)] * 3
+
+
+def test_what_is_only_recorded_comes_into_no_batch(new_loop: NewLoop) -> None:
+    spans, batches = Spans(sampler=Adding(Decision.RECORD_ONLY, adds=False)), InMemorySpanExporter()
+    spans.sdk.add_span_processor(BatchSpanProcessor(batches))
+    with instrumented(spans):
+        run_on(new_loop, under_a_span(spans))
+    spans.sdk.shutdown()
+    assert [span.name for span in batches.get_finished_spans()] == ["request"]
