@@ -310,6 +310,9 @@ int announce_add(PyObject *module, State *state);
 /* create.c */
 int create_add(PyObject *module, State *state);
 
+/* register.c */
+int register_add(PyObject *module, State *state);
+
 /* spans.c */
 PyObject *copy_slots(PyObject *module, PyObject *object);
 PyObject *context_with(PyObject *module, PyObject *const *args, Py_ssize_t nargs);

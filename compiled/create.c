@@ -1,5 +1,5 @@
 /* What the `create_task` of an observed loop does in the usual case, the twin of create.make_create_task, tasks.make_recorded
-   and LoopState.admit; and the list that asyncio keeps of tasks. */
+   and LoopState.admit. */
 
 #include "compiled.h"
 
@@ -27,6 +27,7 @@ typedef struct {
     PyObject *wall;               /* the clock of the wall */
     PyObject *infos, *passed, *find_point; /* code._infos, code._passed, code.creation_point */
     PyObject *get_running_loop;
+    PyObject *current_task;
     PyObject *eager_tasks;        /* those in a first step that nobody announced */
     Clock clock;
     int stock;                    /* whether the loop's attributes are known; others are asked */
@@ -115,6 +116,17 @@ known_cell(Maker *maker, PyObject *loop)
     return cell;
 }
 
+/* New: where a task would stand that is made in the task of `running`, as the observation says. */
+static PyObject *
+ask_for_place(Maker *maker, const Given *given, PyObject *running)
+{
+    PyObject *held = Py_NewRef(running == NULL ? Py_None : running);
+    PyObject *args[] = {maker->observation, given->context, held};
+    PyObject *place = PyObject_VectorcallMethod(maker->state->s_place, args, 3, NULL);
+    Py_DECREF(held);
+    return place;
+}
+
 /* Whether it is known at a glance that no task is recorded here. Negative on error. */
 static int
 is_unwanted(Maker *maker)
@@ -129,19 +141,12 @@ is_unwanted(Maker *maker)
 static PyObject *
 place_of(Maker *maker, LoopCell *cell, const Given *given)
 {
-    State *state = maker->state;
     int unwanted = given->context == Py_None ? is_unwanted(maker) : 0;
     if (unwanted > 0) {
         return Py_NewRef(Py_None);
     }
-    PyObject *place = NULL;
-    if (unwanted == 0) {
-        PyObject *running = Py_NewRef(cell->running == NULL ? Py_None : cell->running);
-        PyObject *args[] = {maker->observation, given->context, running};
-        place = PyObject_VectorcallMethod(state->s_place, args, 3, NULL);
-        Py_DECREF(running);
-    }
-    if (place == NULL && tell_failure(maker->observation, state->s_switch_off_creation) == 0) {
+    PyObject *place = unwanted == 0 ? ask_for_place(maker, given, cell->running) : NULL;
+    if (place == NULL && tell_failure(maker->observation, maker->state->s_switch_off_creation) == 0) {
         place = Py_NewRef(Py_None);
     }
     return place;
@@ -237,42 +242,87 @@ usual_code(Maker *maker, PyObject *coro)
     return info;
 }
 
-/* Whether the record of the running task is sure to be the one of the task that runs. Negative on error. */
-static int
-is_sure_of_running(Maker *maker, LoopCell *cell, PyObject *place)
+/* New: the record of the task that really runs, or None: an eager one may have been started past us, which is taken in. */
+static PyObject *
+make_sure_of_running(Maker *maker, LoopCell *cell, PyObject *loop)
 {
     State *state = maker->state;
-    TimedCell *running = (TimedCell *)cell->running;
-    if (PyObject_Size(maker->eager_tasks) != 0) {
-        return PyErr_Occurred() ? -1 : 0;
+    PyObject *task = PyObject_CallOneArg(maker->current_task, loop);
+    PyObject *record = task == NULL || task == Py_None ? NULL : record_of(state, task);
+    Py_XDECREF(task);
+    if (record != NULL && Py_IS_TYPE(record, maker->record_type)) {
+        return record;
     }
-    int nested = is_answer(PyObject_GetAttr(place, state->s_parent), running->span == NULL ? Py_None : running->span);
-    if (nested <= 0) {
-        return nested < 0 ? -1 : 1;
-    }
+    Py_XDECREF(record);
+    PyErr_Clear();
     PyObject *args[] = {maker->observation, (PyObject *)cell};
-    return is_answer(PyObject_VectorcallMethod(state->s_make_sure_of_running, args, 2, NULL), (PyObject *)running);
+    return PyObject_VectorcallMethod(state->s_make_sure_of_running, args, 2, NULL);
+}
+
+/* New: the place, if it is the right one. Nested by our own record: that must be the one of the task that really runs, or
+   the place is asked for again. None: the task is not to be recorded. Takes the reference. */
+static PyObject *
+sure_of_place(Maker *maker, LoopCell *cell, PyObject *place, const Given *given)
+{
+    TimedCell *running = (TimedCell *)cell->running;
+    if (is_none(cell->running)) {
+        return place;
+    }
+    int nested = is_answer(PyObject_GetAttr(place, maker->state->s_parent), running->span == NULL ? Py_None : running->span);
+    if (nested == 0) {
+        return place;
+    }
+    PyObject *sure = nested < 0 ? NULL : make_sure_of_running(maker, cell, given->loop);
+    if (sure != (PyObject *)running) {
+        Py_SETREF(place, sure == NULL ? NULL : ask_for_place(maker, given, sure));
+    }
+    Py_XDECREF(sure);
+    return place;
+}
+
+/* New: the id of the record of whoever makes a task; 0: no task that is recorded. */
+static PyObject *
+creator_of(Maker *maker, LoopCell *cell, PyObject *loop)
+{
+    if (is_none(cell->running)) {
+        return PyLong_FromLong(0);
+    }
+    Py_ssize_t eager = PyObject_Size(maker->eager_tasks);
+    if (eager == 0) {
+        return Py_XNewRef(((TimedCell *)cell->running)->id);
+    }
+    PyObject *maker_of_it = eager < 0 ? NULL : make_sure_of_running(maker, cell, loop);
+    PyObject *id = maker_of_it == NULL      ? NULL
+                   : maker_of_it == Py_None ? PyLong_FromLong(0)
+                                            : Py_XNewRef(((TimedCell *)maker_of_it)->id);
+    Py_XDECREF(maker_of_it);
+    return id;
 }
 
 /* New: the pair of code and instruction of the line that makes the task, found as code.creation_point does from the caller
-   of `create_task` outwards; None: the loop made it itself. */
+   of `create_task` outwards; None: the loop made it itself. NULL, without an exception: no task makes it, and what calls may
+   tell of what kind it is (LoopState._kind_from_outside). Only where the loop does not run yet, or what it calls is asyncio's. */
 static PyObject *
-creation_point(Maker *maker)
+creation_point(Maker *maker, int made_by_task)
 {
     State *state = maker->state;
-    PyObject *point = NULL, *frame = PyObject_CallOneArg(state->getframe, state->one);
-    while (point == NULL && frame != NULL) {
+    int unclear = made_by_task ? 0 : is_answer(PyObject_CallNoArgs(maker->get_running_loop), Py_None);
+    PyObject *point = NULL, *frame = unclear != 0 ? NULL : PyObject_CallOneArg(state->getframe, state->one);
+    while (frame != NULL) {
         PyCodeObject *code = PyFrame_GetCode((PyFrameObject *)frame);
         PyObject *key = PyLong_FromVoidPtr(code);
         int passed = key == NULL ? -1 : PySet_Contains(maker->passed, key);
         if (passed == 0) {
             PyObject *info = known_info(maker, key);
-            if (info == NULL && !PyErr_Occurred()) {
+            if (info != NULL && PyTuple_GET_ITEM(info, INFO_INTERNAL) == Py_False) {
+                point = Py_BuildValue("Oi", code, PyFrame_GetLasti((PyFrameObject *)frame));
+            }
+            else if (!made_by_task) {
+                unclear = info == NULL || PyTuple_GET_ITEM(info, INFO_ENTRY_POINT) != Py_False;
+            }
+            else if (info == NULL && !PyErr_Occurred()) {
                 PyObject *args[] = {Py_None, frame};
                 point = PyObject_Vectorcall(maker->find_point, args, 2, NULL);
-            }
-            else if (info != NULL && PyTuple_GET_ITEM(info, INFO_INTERNAL) == Py_False) {
-                point = Py_BuildValue("Oi", code, PyFrame_GetLasti((PyFrameObject *)frame));
             }
             else if (info != NULL && PyTuple_GET_ITEM(info, INFO_ENTRY_POINT) != Py_False) {
                 int inside = is_answer(PyObject_CallNoArgs(maker->get_running_loop), Py_None);
@@ -281,17 +331,35 @@ creation_point(Maker *maker)
         }
         Py_XDECREF(key);
         Py_DECREF(code);
-        int found = point != NULL || PyErr_Occurred();
+        int found = point != NULL || unclear || PyErr_Occurred();
         PyObject *back = found ? NULL : (PyObject *)PyFrame_GetBack((PyFrameObject *)frame);
         Py_SETREF(frame, back);
     }
-    Py_XDECREF(frame);
-    return point == NULL && !PyErr_Occurred() ? Py_NewRef(Py_None) : point;
+    return point == NULL && !unclear && !PyErr_Occurred() ? Py_NewRef(Py_None) : point;
 }
 
-/* New: what TaskRecord(…) makes, of a task that another task makes. */
+/* What is known of a task before its record is made. */
+typedef struct {
+    PyObject *code, *made_at; /* as TaskRecord has them */
+} Birth;
+
+/* Whether a record is made as usual, and of what; else that is for Python. Negative on error. */
+static int
+read_birth(Maker *maker, LoopCell *cell, const Given *given, Birth *birth)
+{
+    int made_by_task = !is_none(cell->running);
+    if ((made_by_task && !PyObject_TypeCheck(cell->running, maker->state->timed_type)) || cell->alive == NULL ||
+        !PySet_CheckExact(cell->alive)) {
+        return 0;
+    }
+    birth->code = usual_code(maker, given->coro);
+    birth->made_at = birth->code == NULL ? NULL : creation_point(maker, made_by_task);
+    return birth->made_at != NULL ? 1 : PyErr_Occurred() ? -1 : 0;
+}
+
+/* New: what TaskRecord(…) makes. */
 static TimedCell *
-new_record(Maker *maker, LoopCell *cell, PyObject *info, PyObject *coro)
+new_record(Maker *maker, LoopCell *cell, const Birth *birth, PyObject *coro)
 {
     State *state = maker->state;
     PyObject *wall = NULL;
@@ -302,9 +370,9 @@ new_record(Maker *maker, LoopCell *cell, PyObject *info, PyObject *coro)
     record->cell.step = Py_XNewRef(cell->step);
     record->loop = Py_NewRef(cell);
     record->kind = Py_NewRef(maker->kind);
-    record->code = Py_NewRef(info);
-    if ((record->qualname = PyObject_GetAttr(coro, state->s_qualname)) == NULL ||
-        (record->made_at = creation_point(maker)) == NULL || clock_now(&maker->clock, &record->created) < 0 ||
+    record->code = Py_NewRef(birth->code);
+    record->made_at = Py_NewRef(birth->made_at);
+    if ((record->qualname = PyObject_GetAttr(coro, state->s_qualname)) == NULL || clock_now(&maker->clock, &record->created) < 0 ||
         (wall = PyObject_CallNoArgs(maker->wall)) == NULL ||
         ((record->wall = PyLong_AsLongLong(wall)) == -1 && PyErr_Occurred()) ||
         (record->id = PyObject_CallNoArgs(maker->next_id)) == NULL) {
@@ -319,9 +387,9 @@ new_record(Maker *maker, LoopCell *cell, PyObject *info, PyObject *coro)
 
 /* New: the record of a task about to be made at this place; `*context` becomes the one to make it in. */
 static TimedCell *
-open_record(Maker *maker, LoopCell *cell, PyObject *info, PyObject *place, const Given *given, PyObject **context)
+open_record(Maker *maker, LoopCell *cell, const Birth *birth, PyObject *place, const Given *given, PyObject **context)
 {
-    TimedCell *record = new_record(maker, cell, info, given->coro);
+    TimedCell *record = new_record(maker, cell, birth, given->coro);
     if (record == NULL) {
         return NULL;
     }
@@ -342,7 +410,7 @@ open_record(Maker *maker, LoopCell *cell, PyObject *info, PyObject *place, const
 
 /* record.begin(task): it takes its place among the loop's live records. */
 static int
-begin_record(Maker *maker, LoopCell *cell, TimedCell *record, PyObject *task)
+begin_record(Maker *maker, LoopCell *cell, TimedCell *record, PyObject *task, PyObject *loop)
 {
     PyObject *lost = PyMethod_New(maker->lost, (PyObject *)record);
     record->task = lost == NULL ? NULL : PyWeakref_NewRef(task, lost);
@@ -350,9 +418,8 @@ begin_record(Maker *maker, LoopCell *cell, TimedCell *record, PyObject *task)
     if (record->task == NULL) {
         return -1;
     }
-    int known = cell->running != NULL && PyObject_TypeCheck(cell->running, maker->state->timed_type);
-    record->creator = known ? Py_XNewRef(((TimedCell *)cell->running)->id) : PyLong_FromLong(0);
-    return PySet_Add(cell->alive, (PyObject *)record);
+    record->creator = creator_of(maker, cell, loop);
+    return record->creator == NULL ? -1 : PySet_Add(cell->alive, (PyObject *)record);
 }
 
 static PyObject *
@@ -361,7 +428,7 @@ make_with_record(Maker *maker, LoopCell *cell, TimedCell *record, const Given *g
     State *state = maker->state;
     PyObject *task = blank_task(maker, (PyObject *)record);
     int timed = PyObject_TypeCheck(record, state->timed_type);
-    if (task != NULL && ((timed && begin_record(maker, cell, record, task) < 0) || construct(state, task, given) < 0)) {
+    if (task != NULL && ((timed && begin_record(maker, cell, record, task, given->loop) < 0) || construct(state, task, given) < 0)) {
         PyObject *raised = take_raised();
         if (timed && (record->outcome == NULL || record->outcome == Py_None)) {
             Py_XDECREF(PyObject_CallMethodNoArgs((PyObject *)record, state->s_abandon));
@@ -384,29 +451,47 @@ give_up(Maker *maker, LoopCell *cell)
     return status < 0 ? NULL : Py_NewRef(cell->unrecorded);
 }
 
-/* A task with a record, the twin of tasks.make_recorded; `info` is known of its code. */
+/* New: the record of a task about to be made, or what stands for it; `*context` becomes the one to make it in. Takes the
+   reference to the place. */
 static PyObject *
-make_recorded(Maker *maker, LoopCell *cell, ShardCell *shard, PyObject *info, PyObject *place, const Given *given)
+admit(Maker *maker, LoopCell *cell, const Birth *birth, PyObject *place, const Given *given, PyObject **context)
 {
-    PyObject *context = NULL;
-    PyObject *record = (PyObject *)open_record(maker, cell, info, place, given, &context);
-    Given inside = *given;
+    TimedCell *record = NULL;
+    place = sure_of_place(maker, cell, place, given);
+    if (place == Py_None) {
+        *context = Py_NewRef(given->context);
+        Py_DECREF(place);
+        return Py_NewRef(cell->unrecorded);
+    }
+    if (place != NULL) {
+        record = open_record(maker, cell, birth, place, given, context);
+        Py_DECREF(place);
+    }
     if (record == NULL) {
-        record = give_up(maker, cell);
+        *context = Py_NewRef(given->context);
+        return give_up(maker, cell);
     }
-    else {
-        inside.context = context;
-        if (((TimedCell *)record)->span == NULL || ((TimedCell *)record)->span == Py_None) {
-            Py_SETREF(record, Py_NewRef(cell->unrecorded));
-        }
-        else {
-            shard->glimpse_at++; /* which is about the others */
-        }
+    if (is_none(record->span)) {
+        Py_DECREF(record);
+        return Py_NewRef(cell->unrecorded);
     }
-    if (record != NULL && !PyObject_TypeCheck(record, maker->state->timed_type) && shard->started >= shard->glimpse_at) {
+    return (PyObject *)record;
+}
+
+/* A task with a record, the twin of tasks.make_recorded. Takes the reference to the place. */
+static PyObject *
+make_recorded(Maker *maker, LoopCell *cell, ShardCell *shard, const Birth *birth, PyObject *place, const Given *given)
+{
+    PyObject *context = NULL, *record = admit(maker, cell, birth, place, given, &context);
+    if (record != NULL && PyObject_TypeCheck(record, maker->state->timed_type)) {
+        shard->glimpse_at++; /* which is about the others */
+    }
+    else if (record != NULL && shard->started >= shard->glimpse_at) {
         PyObject *args[] = {(PyObject *)cell, given->coro};
         Py_SETREF(record, PyObject_Vectorcall(maker->glimpse, args, 2, NULL));
     }
+    Given inside = *given;
+    inside.context = context;
     PyObject *task = record == NULL ? NULL : make_with_record(maker, cell, (TimedCell *)record, &inside);
     Py_XDECREF(record);
     Py_XDECREF(context);
@@ -424,18 +509,6 @@ make_glimpsed(Maker *maker, LoopCell *cell, const Given *given)
     return task;
 }
 
-/* Whether a record is made as usual: in a task that runs, of which we are sure. Negative on error. */
-static int
-is_plain_record(Maker *maker, LoopCell *cell, PyObject *place)
-{
-    State *state = maker->state;
-    if (cell->running == NULL || !PyObject_TypeCheck(cell->running, state->timed_type) || cell->alive == NULL ||
-        !PySet_CheckExact(cell->alive)) {
-        return 0;
-    }
-    return is_sure_of_running(maker, cell, place);
-}
-
 /* A task in whatever class it belongs. */
 static PyObject *
 make(Maker *maker, LoopCell *cell, ShardCell *shard, const Given *given)
@@ -444,30 +517,29 @@ make(Maker *maker, LoopCell *cell, ShardCell *shard, const Given *given)
     if (place == NULL) {
         return NULL;
     }
-    PyObject *task = NULL, *info = NULL;
     if (place == Py_None) {
-        task = shard->started < shard->glimpse_at ? make_counted(maker, cell, shard, given) : make_glimpsed(maker, cell, given);
         Py_DECREF(place);
-        return task;
+        return shard->started < shard->glimpse_at ? make_counted(maker, cell, shard, given) : make_glimpsed(maker, cell, given);
     }
-    int plain = is_plain_record(maker, cell, place);
-    if (plain > 0) {
-        info = usual_code(maker, given->coro);
+    PyObject *task = NULL;
+    Birth birth = {NULL, NULL};
+    int usual = read_birth(maker, cell, given, &birth);
+    if (usual > 0) {
+        task = make_recorded(maker, cell, shard, &birth, place, given);
     }
-    if (info != NULL) {
-        task = make_recorded(maker, cell, shard, info, place, given);
-    }
-    else if (PyErr_Occurred()) {
+    else if (usual < 0) {
         PyObject *record = give_up(maker, cell);
         task = record == NULL ? NULL : make_counted(maker, cell, shard, given);
         Py_XDECREF(record);
+        Py_DECREF(place);
     }
     else {
         PyObject *args[] = {(PyObject *)cell, place, given->loop, given->coro, given->name, given->context};
         task = PyObject_Vectorcall(maker->recorded, args, 6, NULL);
+        Py_DECREF(place);
     }
-    Py_XDECREF(info);
-    Py_DECREF(place);
+    Py_XDECREF(birth.code);
+    Py_XDECREF(birth.made_at);
     return task;
 }
 
@@ -515,7 +587,7 @@ maker_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject 
 #define EACH_OF_MAKER(DO)                                                                                      \
     DO(not_given) DO(observation) DO(sink) DO(surroundings) DO(tasks) DO(task) DO(observed)                    \
     DO(recorded) DO(glimpse) DO(hide) DO(lost) DO(record_type) DO(kind) DO(next_id) DO(opened) DO(wall)        \
-    DO(infos) DO(passed) DO(find_point) DO(get_running_loop) DO(eager_tasks)
+    DO(infos) DO(passed) DO(find_point) DO(get_running_loop) DO(current_task) DO(eager_tasks)
 
 static int
 maker_traverse(PyObject *self, visitproc visit, void *arg)
@@ -556,12 +628,12 @@ maker_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 #define NAME_OF_PART(field) #field,
     static char *names[] = {"clock", "stock", "factory", EACH_OF_MAKER(NAME_OF_PART) NULL};
     if (!PyArg_ParseTupleAndKeywords(
-            args, keywords, "$OppOOOOOOO!OOOOO!OOOOO!O!OOO:Maker", names, &clock, &maker->stock, &maker->factory, &maker->not_given,
+            args, keywords, "$OppOOOOOOO!OOOOO!OOOOO!O!OOOO:Maker", names, &clock, &maker->stock, &maker->factory, &maker->not_given,
             &maker->observation, &maker->sink, &maker->surroundings, &maker->tasks, &maker->task, &PyType_Type,
             &maker->observed, &maker->recorded, &maker->glimpse, &maker->hide, &maker->lost,
             &PyType_Type, &maker->record_type, &maker->kind, &maker->next_id, &maker->opened, &maker->wall, &PyDict_Type,
             &maker->infos, &PySet_Type, &maker->passed, &maker->find_point, &maker->get_running_loop,
-            &maker->eager_tasks)) {
+            &maker->current_task, &maker->eager_tasks)) {
         memset(&maker->not_given, 0, sizeof(Maker) - offsetof(Maker, not_given)); /* what was parsed is only borrowed */
         Py_DECREF(maker);
         return NULL;
@@ -594,117 +666,9 @@ static PyType_Slot maker_slots[] = {
 
 static PyType_Spec maker_spec = {"otel_asyncio.observe._compiled.Maker", sizeof(Maker), 0, CALLABLE, maker_slots};
 
-/* ---- Register: `add` of the weak set that asyncio keeps its tasks in, the twin of create.make_register ---- */
-
-typedef struct {
-    PyObject_HEAD
-    vectorcallfunc vectorcall;
-    State *state;
-    PyObject *plain;    /* the one in Python */
-    PyObject *members;  /* the set of weak references */
-    PyObject *removals; /* a list of those that are to go when nobody goes through the set any more */
-    PyObject *remove;   /* the callback of each */
-} Register;
-
-/* Whether it is no news that there is this task: it was made by us, and its first step is still to come. */
-static int
-is_expected(State *state, PyObject *task)
-{
-    int expected = 0;
-    PyObject *record = record_of(state, task);
-    if (record == NULL) {
-        PyErr_Clear();
-    }
-    else if (is_timed(state, record)) {
-        expected = ((TimedCell *)record)->step_started == 0;
-    }
-    else {
-        expected = is_cell(state, record);
-    }
-    Py_XDECREF(record);
-    return expected;
-}
-
-static PyObject *
-register_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *keywords)
-{
-    Register *reg = (Register *)self;
-    if (PyVectorcall_NARGS(nargsf) != 1 || keywords != NULL || PyList_GET_SIZE(reg->removals) > 0 ||
-        !is_expected(reg->state, args[0])) {
-        return PyObject_Vectorcall(reg->plain, args, nargsf, keywords);
-    }
-    PyObject *ref = PyWeakref_NewRef(args[0], reg->remove);
-    int status = ref == NULL ? -1 : PySet_Add(reg->members, ref);
-    Py_XDECREF(ref);
-    return status < 0 ? NULL : Py_NewRef(Py_None);
-}
-
-static PyObject *
-register_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
-{
-    static char *names[] = {"plain", "members", "removals", "remove", NULL};
-    PyObject *plain, *members, *removals, *remove;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO!O!O:Register", names, &plain, &PySet_Type, &members,
-                                     &PyList_Type, &removals, &remove)) {
-        return NULL;
-    }
-    Register *reg = (Register *)type->tp_alloc(type, 0);
-    if (reg == NULL) {
-        return NULL;
-    }
-    reg->vectorcall = register_vectorcall;
-    reg->state = state_of(type);
-    reg->plain = Py_NewRef(plain);
-    reg->members = Py_NewRef(members);
-    reg->removals = Py_NewRef(removals);
-    reg->remove = Py_NewRef(remove);
-    return (PyObject *)reg;
-}
-
-#define VISIT(field) Py_VISIT(field);
-#define CLEAR(field) Py_CLEAR(field);
-#define EACH_OF_REGISTER(DO) DO(reg->plain) DO(reg->members) DO(reg->removals) DO(reg->remove)
-
-static int
-register_traverse(PyObject *self, visitproc visit, void *arg)
-{
-    Register *reg = (Register *)self;
-    Py_VISIT(Py_TYPE(self));
-    EACH_OF_REGISTER(VISIT)
-    return 0;
-}
-
-static void
-register_dealloc(PyObject *self)
-{
-    Register *reg = (Register *)self;
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    EACH_OF_REGISTER(CLEAR)
-    type->tp_free(self);
-    Py_DECREF(type);
-}
-
-static PyMemberDef register_members[] = {
-    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Register, vectorcall), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL},
-};
-
-/* No tp_clear, as above. */
-static PyType_Slot register_slots[] = {
-    {Py_tp_new, register_new},         {Py_tp_call, PyVectorcall_Call},   {Py_tp_traverse, register_traverse},
-    {Py_tp_dealloc, register_dealloc}, {Py_tp_members, register_members}, {0, NULL},
-};
-
-static PyType_Spec register_spec = {"otel_asyncio.observe._compiled.Register", sizeof(Register), 0, CALLABLE, register_slots};
-
 int
 create_add(PyObject *module, State *state)
 {
     state->maker_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &maker_spec, NULL);
-    state->register_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &register_spec, NULL);
-    if (state->maker_type == NULL || state->register_type == NULL) {
-        return -1;
-    }
-    return PyModule_AddType(module, state->maker_type) || PyModule_AddType(module, state->register_type) ? -1 : 0;
+    return state->maker_type == NULL ? -1 : PyModule_AddType(module, state->maker_type);
 }

@@ -152,7 +152,7 @@ module_exec(PyObject *module)
     state->spare_bound.limit = state->spare_handles.limit = SPARE;
     if (intern_names(state) < 0 || find_methods(state) < 0 || cells_add(module, state) < 0 ||
         steps_add(module, state) < 0 || bursts_add(module, state) < 0 || announce_add(module, state) < 0 || create_add(module, state) < 0 ||
-        sink_add(module, state) < 0 || vigil_add(module, state) < 0) {
+        register_add(module, state) < 0 || sink_add(module, state) < 0 || vigil_add(module, state) < 0) {
         return -1;
     }
     return PyModule_AddIntConstant(module, "INTERFACE", INTERFACE);

@@ -122,6 +122,7 @@ def _make_maker(observation: Observation, *, stock: bool, factory: bool) -> Any:
         passed=code.passed,
         find_point=code.creation_point,
         get_running_loop=events._get_running_loop,
+        current_task=tasks.current_task,
         eager_tasks=EAGER_TASKS,
     )
 

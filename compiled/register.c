@@ -1,0 +1,114 @@
+/* `add` of the weak set that asyncio keeps its tasks in, the twin of create.make_register. */
+
+#include "compiled.h"
+
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    State *state;
+    PyObject *plain;    /* the one in Python */
+    PyObject *members;  /* the set of weak references */
+    PyObject *removals; /* a list of those that are to go when nobody goes through the set any more */
+    PyObject *remove;   /* the callback of each */
+} Register;
+
+/* Whether it is no news that there is this task: it was made by us, and its first step is still to come. */
+static int
+is_expected(State *state, PyObject *task)
+{
+    int expected = 0;
+    PyObject *record = record_of(state, task);
+    if (record == NULL) {
+        PyErr_Clear();
+    }
+    else if (is_timed(state, record)) {
+        expected = ((TimedCell *)record)->step_started == 0;
+    }
+    else {
+        expected = is_cell(state, record);
+    }
+    Py_XDECREF(record);
+    return expected;
+}
+
+static PyObject *
+register_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *keywords)
+{
+    Register *reg = (Register *)self;
+    if (PyVectorcall_NARGS(nargsf) != 1 || keywords != NULL || PyList_GET_SIZE(reg->removals) > 0 ||
+        !is_expected(reg->state, args[0])) {
+        return PyObject_Vectorcall(reg->plain, args, nargsf, keywords);
+    }
+    PyObject *ref = PyWeakref_NewRef(args[0], reg->remove);
+    int status = ref == NULL ? -1 : PySet_Add(reg->members, ref);
+    Py_XDECREF(ref);
+    return status < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+static PyObject *
+register_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"plain", "members", "removals", "remove", NULL};
+    PyObject *plain, *members, *removals, *remove;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO!O!O:Register", names, &plain, &PySet_Type, &members,
+                                     &PyList_Type, &removals, &remove)) {
+        return NULL;
+    }
+    Register *reg = (Register *)type->tp_alloc(type, 0);
+    if (reg == NULL) {
+        return NULL;
+    }
+    reg->vectorcall = register_vectorcall;
+    reg->state = state_of(type);
+    reg->plain = Py_NewRef(plain);
+    reg->members = Py_NewRef(members);
+    reg->removals = Py_NewRef(removals);
+    reg->remove = Py_NewRef(remove);
+    return (PyObject *)reg;
+}
+
+#define VISIT(field) Py_VISIT(field);
+#define CLEAR(field) Py_CLEAR(field);
+#define EACH_OF_REGISTER(DO) DO(reg->plain) DO(reg->members) DO(reg->removals) DO(reg->remove)
+
+static int
+register_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Register *reg = (Register *)self;
+    Py_VISIT(Py_TYPE(self));
+    EACH_OF_REGISTER(VISIT)
+    return 0;
+}
+
+static void
+register_dealloc(PyObject *self)
+{
+    Register *reg = (Register *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    EACH_OF_REGISTER(CLEAR)
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMemberDef register_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Register, vectorcall), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+#define CALLABLE (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_IMMUTABLETYPE)
+
+/* No tp_clear: whatever cycle it is part of goes through Python's objects, and it may be called until it is freed. */
+static PyType_Slot register_slots[] = {
+    {Py_tp_new, register_new},         {Py_tp_call, PyVectorcall_Call},   {Py_tp_traverse, register_traverse},
+    {Py_tp_dealloc, register_dealloc}, {Py_tp_members, register_members}, {0, NULL},
+};
+
+static PyType_Spec register_spec = {"otel_asyncio.observe._compiled.Register", sizeof(Register), 0, CALLABLE, register_slots};
+
+int
+register_add(PyObject *module, State *state)
+{
+    state->register_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &register_spec, NULL);
+    return state->register_type == NULL ? -1 : PyModule_AddType(module, state->register_type);
+}

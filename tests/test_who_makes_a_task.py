@@ -1,0 +1,204 @@
+"""A task is made by whoever really runs: by no task at all, or by one in a first step that nobody announced.
+
+What C makes there is what Python makes, for which a name of a class of its own is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Spans, TracedRun, attributes, both_ways, needs_python, parent_id, span_id
+
+import otel_asyncio
+from otel_asyncio.observe import flavour
+
+compiled_only = pytest.mark.skipif(flavour.FLAVOUR != "compiled", reason="needs Python and the compiled step hook")
+OBSERVER = str(Path(otel_asyncio.__file__).parent / "observe") + os.sep
+HOOKS = {"make_create_task.<locals>.create_task", "make_factory.<locals>.factory", "_subclass.<locals>.set_name"}
+
+Act = Callable[[], Any]
+
+
+class OddName(str):
+    """A name that is for Python to deal with: it makes the task."""
+
+    __slots__ = ()
+
+
+async def returns() -> None:
+    await asyncio.sleep(0)
+
+
+async def from_a_callback(act: Act, _: Spans) -> Any:
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+    loop.call_soon(lambda: done.set_result(act()))
+    return await done
+
+
+async def from_a_callback_under_a_span(act: Act, spans: Spans) -> Any:
+    with spans.tracer.start_as_current_span("around"):
+        return await from_a_callback(act, spans)
+
+
+async def in_a_first_step(act: Act, _: Spans) -> Any:
+    async def first_step() -> Any:
+        found = act()
+        await asyncio.sleep(0)
+        return found
+
+    loop: Any = asyncio.get_running_loop()
+    return await asyncio.Task(first_step(), loop=loop, eager_start=True)
+
+
+async def in_a_first_step_under_a_span(act: Act, spans: Spans) -> Any:
+    def act_under_a_span() -> Any:
+        with spans.tracer.start_as_current_span("around"):
+            return act()
+
+    return await in_a_first_step(act_under_a_span, spans)
+
+
+async def in_the_first_step_of_a_first_step(act: Act, spans: Spans) -> Any:
+    async def outer() -> Any:
+        return await in_a_first_step(act, spans)
+
+    loop: Any = asyncio.get_running_loop()
+    return await asyncio.Task(outer(), loop=loop, eager_start=True)
+
+
+CALLBACKS = [from_a_callback, from_a_callback_under_a_span]
+FIRST_STEPS = [in_a_first_step, in_a_first_step_under_a_span, in_the_first_step_of_a_first_step]
+eager = needs_python(3, 12)
+scenes = pytest.mark.parametrize("scene", [*CALLBACKS, *(pytest.param(each, marks=eager) for each in FIRST_STEPS)])
+
+
+@compiled_only
+@both_ways
+@scenes
+def test_no_python_that_observes_runs_for_a_task_that_is_made_there(traced_run: TracedRun, scene: Any) -> None:
+    """The first ones make known who runs, and what lies between."""
+    called: set[str] = set()
+
+    def note(frame: Any, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(OBSERVER):
+            called.add(frame.f_code.co_qualname)
+
+    def act() -> list[Any]:
+        makers = asyncio.create_task, asyncio.get_running_loop().create_task
+        tasks = [make(returns(), name=name) for make in makers for name in ("a", OddName("b"))]
+        sys.setprofile(note)
+        tasks += [make(returns()) for make in makers]
+        sys.setprofile(None)
+        return tasks
+
+    async def main() -> None:
+        await asyncio.wait(await scene(act, traced_run.spans))
+
+    gc.disable()  # a collection is told to whoever measures pauses
+    try:
+        traced_run(main())
+    finally:
+        gc.enable()
+    assert called <= HOOKS
+    assert len(traced_run.spans.of("returns")) == 6
+
+
+def facts_of(task: Any) -> dict[str, Any]:
+    record = task._otel_asyncio
+    facts = "kind creator outcome code qualname site origin cancellation problem name waits loop".split()
+    return {fact: getattr(record, fact) for fact in facts} | {"above": record.span.above, "code": record.code.code}
+
+
+@both_ways
+@scenes
+def test_the_record_is_the_same_whoever_makes_it(traced_run: TracedRun, scene: Any) -> None:
+    def act() -> tuple[list[Any], list[dict[str, Any]]]:
+        tasks: list[Any] = []
+        for name in ("a", OddName("a"), "a"):
+            tasks.append(asyncio.create_task(returns(), name=name))  # the line to blame
+        return tasks, [facts_of(task) for task in tasks]
+
+    async def main() -> list[dict[str, Any]]:
+        tasks, facts = await scene(act, traced_run.spans)
+        await asyncio.wait(tasks)
+        return facts  # type: ignore[no-any-return]
+
+    one, other, third = traced_run(main())
+    assert one == other == third
+    lines = Path(__file__).read_text().splitlines()
+    for span in traced_run.spans.of("returns"):
+        assert attributes(span)["asyncio.task.kind"] == "task"
+        assert "the line to blame" in lines[attributes(span)["asyncio.task.created.line"] - 1]
+
+
+@both_ways
+@pytest.mark.parametrize("scene", [in_a_first_step, in_the_first_step_of_a_first_step])
+@eager
+def test_the_maker_is_the_task_whose_first_step_it_is(traced_run: TracedRun, scene: Any) -> None:
+    """Also where it was not known before."""
+
+    def act() -> tuple[list[Any], list[int], int]:
+        tasks = [asyncio.create_task(returns(), name=name) for name in ("a", OddName("b"), "c")]
+        records = [task._otel_asyncio for task in tasks]  # type: ignore[attr-defined]
+        current: Any = asyncio.current_task()
+        return tasks, [record.creator for record in records], current._otel_asyncio.id
+
+    async def main() -> None:
+        tasks, creators, own = await scene(act, traced_run.spans)
+        assert creators == [own] * 3
+        await asyncio.wait(tasks)
+
+    traced_run(main())
+    expected = span_id(traced_run.spans.task("first_step"))
+    assert [parent_id(span) for span in traced_run.spans.of("returns")] == [expected] * 3
+
+
+@both_ways
+@eager
+def test_what_a_first_step_without_a_span_makes_is_not_of_the_step_around_it(traced_run: TracedRun) -> None:
+    """The task of the latter is recorded, but it is not the one that makes them."""
+    creators: list[int] = []
+
+    async def excluded() -> None:
+        tasks: list[Any] = [asyncio.create_task(returns(), name=name) for name in ("a", OddName("b"), "c")]
+        creators.extend(task._otel_asyncio.creator for task in tasks)
+        await asyncio.wait(tasks)
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        await asyncio.Task(excluded(), loop=loop, eager_start=True)
+
+    traced_run(main(), exclude=("*.excluded",))
+    assert creators == [0] * 3
+    assert [parent_id(span) for span in traced_run.spans.of("returns")] == [None] * 3
+
+
+@both_ways
+def test_what_runs_a_coroutine_from_a_callback_is_told_apart(traced_run: TracedRun) -> None:
+    """As no task makes them, who calls says of what kind they are."""
+
+    async def submitted() -> None:
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        made = await from_a_callback(lambda: [asyncio.ensure_future(returns()) for _ in range(2)], traced_run.spans)
+        futures = [asyncio.run_coroutine_threadsafe(submitted(), loop) for _ in range(2)]
+        loop.call_soon(lambda: made.append(loop.create_task(returns())))
+        for future in futures:
+            await asyncio.wrap_future(future)
+        await asyncio.wait(made)
+
+    traced_run(main())
+    assert [attributes(span)["asyncio.task.kind"] for span in traced_run.spans.of("submitted")] == ["threadsafe"] * 2
+    assert [attributes(span)["asyncio.task.kind"] for span in traced_run.spans.of("returns")] == ["task"] * 3
+    kinds = [attributes(span)["asyncio.task.kind"] for span in traced_run.spans.of("main")]
+    assert kinds == ["main"]
