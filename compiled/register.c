@@ -12,7 +12,30 @@ typedef struct {
     PyObject *remove;   /* the callback of each */
 } Register;
 
-/* Whether it is no news that there is this task: it was made by us, and its first step is still to come. */
+/* The first step of a task is over that was taken in during it, the twin of Observation.registered and
+   TaskRecord.end_first_step. Whether it was done: not without the clock of its loop's steps. Negative on error. */
+static int
+end_first_step(State *state, TimedCell *record)
+{
+    LoopCell *loop = cell_of(state, (PyObject *)record, NULL);
+    int known = loop != NULL && !loop->let_go && loop->step != NULL && Py_IS_TYPE(loop->step, state->step_type);
+    if (known && loop->running != (PyObject *)record && record->steps == 0) {
+        long long now;
+        known = clock_now(&((Step *)loop->step)->clock, &now) < 0 ? -1 : 1;
+        if (known > 0) {
+            record->first_step = record->step_started;
+            record->suspended = now;
+            record->busy = record->max_step = now - record->step_started;
+            record->steps = 1;
+            record->step_started = 0;
+        }
+    }
+    Py_XDECREF(loop);
+    return known;
+}
+
+/* Whether nothing is to be told of this task: it was made by us, and its first step is still to come, or it is known by
+   now. Negative on error. */
 static int
 is_expected(State *state, PyObject *task)
 {
@@ -22,7 +45,7 @@ is_expected(State *state, PyObject *task)
         PyErr_Clear();
     }
     else if (is_timed(state, record)) {
-        expected = ((TimedCell *)record)->step_started == 0;
+        expected = ((TimedCell *)record)->step_started == 0 ? 1 : end_first_step(state, (TimedCell *)record);
     }
     else {
         expected = is_cell(state, record);
@@ -35,9 +58,10 @@ static PyObject *
 register_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *keywords)
 {
     Register *reg = (Register *)self;
-    if (PyVectorcall_NARGS(nargsf) != 1 || keywords != NULL || PyList_GET_SIZE(reg->removals) > 0 ||
-        !is_expected(reg->state, args[0])) {
-        return PyObject_Vectorcall(reg->plain, args, nargsf, keywords);
+    int usual = PyVectorcall_NARGS(nargsf) == 1 && keywords == NULL && PyList_GET_SIZE(reg->removals) == 0;
+    int expected = usual ? is_expected(reg->state, args[0]) : 0;
+    if (expected <= 0) {
+        return expected < 0 ? NULL : PyObject_Vectorcall(reg->plain, args, nargsf, keywords);
     }
     PyObject *ref = PyWeakref_NewRef(args[0], reg->remove);
     int status = ref == NULL ? -1 : PySet_Add(reg->members, ref);

@@ -202,3 +202,41 @@ def test_what_runs_a_coroutine_from_a_callback_is_told_apart(traced_run: TracedR
     assert [attributes(span)["asyncio.task.kind"] for span in traced_run.spans.of("returns")] == ["task"] * 3
     kinds = [attributes(span)["asyncio.task.kind"] for span in traced_run.spans.of("main")]
     assert kinds == ["main"]
+
+
+@both_ways
+@pytest.mark.skipif(
+    not (3, 12) <= sys.version_info < (3, 14), reason="asyncio's list of tasks is Python on 3.12 and 3.13"
+)
+def test_the_end_of_a_first_step_is_told_by_asyncios_list(traced_run: TracedRun) -> None:
+    """Of a task that has become known in it; without any Python of ours, where C is there."""
+    called: set[str] = set()
+
+    def note(frame: Any, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(OBSERVER):
+            called.add(frame.f_code.co_qualname)
+
+    async def first_step_that_ends(goes_on: Any) -> None:
+        asyncio.create_task(returns())  # noqa: RUF006 - ends in time
+        sys.setprofile(note)
+        await goes_on
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        goes_on = loop.create_future()
+        task: Any = asyncio.Task(first_step_that_ends(goes_on), loop=loop, eager_start=True)
+        sys.setprofile(None)
+        record = task._otel_asyncio
+        assert (record.steps, record.step_started) == (1, 0)
+        assert record.busy == record.max_step == record.suspended - record.first_step > 0
+        assert record.first_step == record.created
+        goes_on.set_result(None)
+        await task
+
+    gc.disable()
+    try:
+        traced_run(main())
+    finally:
+        gc.enable()
+    assert flavour.FLAVOUR != "compiled" or called == set()
+    assert attributes(traced_run.spans.task("first_step_that_ends"))["asyncio.task.steps"] == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import weakref
 from collections import deque
@@ -35,6 +36,9 @@ _TASK, _EAGER = Kind.TASK, Kind.EAGER  # a look-up less for every task
 
 # A task made by the loop itself, from a callback, has no line of the program above it.
 _MADE_BY_THE_LOOP = {Kind.THREADSAFE, Kind.ASYNCGEN_FINALIZER}
+
+# The context of a task that is made already: no span becomes current in it.
+_ITS_OWN = contextvars.Context()
 
 _ids_in_use: set[int] = set()
 _ids_lock = threading.Lock()
@@ -190,7 +194,7 @@ class LoopState(LoopCell):
         observation = self.observation
         try:
             coro = task.get_coro()
-            suspended = getattr(coro, "cr_suspended", getattr(coro, "gi_suspended", False))
+            suspended = coro.cr_suspended if hasattr(coro, "cr_suspended") else getattr(coro, "gi_suspended", False)
             known = born or not suspended
             place = observation.place(context, self.running if known else None)
             if place is None:
@@ -206,7 +210,7 @@ class LoopState(LoopCell):
             record = TaskRecord(self, self.now(), self.wall(), kind, code, qualname, made_at)
             if suspended:
                 record.ready = NOT_READY
-            observation.sink.opened(record, place, context)
+            observation.sink.opened(record, place, _ITS_OWN)
             self.stir()
         except Exception as error:  # noqa: BLE001 - the border of the package
             observation.switch_off_creation(error)

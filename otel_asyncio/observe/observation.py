@@ -151,8 +151,12 @@ class Observation:
         `asyncio.Task(..., eager_start=True)` announces its first step to nobody; asked about in the middle of it,
         the task is taken in there.
         """
-        record = _record_of(task := asyncio.current_task(state.loop()))
-        if task is not None and record is None:
+        task: Any = asyncio.current_task(state.loop())
+        try:
+            record = task._otel_asyncio
+        except AttributeError:
+            if task is None:
+                return None
             record = state.admit_unknown(task, None, born=True)
             state.take(task, record)
             take_in_first_step(record, state.running)

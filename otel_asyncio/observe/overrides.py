@@ -49,46 +49,48 @@ def _code_of(method: Any) -> Any:
 def watch_foreign(task: Any) -> None:
     """See the cancellations of a task that is not of our class: by attributes of the instance, which hold it weakly."""
     cls = type(task)
-    if _code_of(cls.cancel) not in OUR_CALLS:
-        task.cancel, task.uncancel = _of_the_instance(cls, weakref.ref(task), task.cancelling())
+    if cls is _STOCK or _code_of(cls.cancel) not in OUR_CALLS:
+        calls = _OfTheInstance(task)
+        calls.asked = task.cancelling()
+        task.cancel, task.uncancel = calls.cancel, calls.uncancel
 
 
-def _of_the_instance(cls: Any, ref: Callable[[], Any], asked: int = 0) -> tuple[Callable[..., bool], Callable[[], int]]:
-    """Both for one task, which has been asked so often.
+class _OfTheInstance(weakref.ref[Any]):
+    """Both for one task, which has been `asked` so often; a reference to it, because it is made for every request.
 
     When the collector takes a task away, the reference is gone before the coroutine is closed, and what is left of that
     may still call these: they answer what the task would.
     """
 
-    def cancel(msg: Any = None) -> bool:
-        nonlocal asked
-        task = ref()
+    __slots__ = ("asked",)
+    asked: int
+
+    def cancel(self, msg: Any = None) -> bool:
+        task = self()
         if task is None:
-            asked += 1
+            self.asked += 1
             return True
         request = task._otel_asyncio.cancellations.requested(task, msg, sys._getframe(1))
         try:
-            return cls.cancel(task, msg)  # type: ignore[no-any-return]
+            return type(task).cancel(task, msg)  # type: ignore[no-any-return]
         finally:
-            asked = task.cancelling()
+            self.asked = task.cancelling()
             if request is not None:
                 request.made()
             task = request = None
 
-    def uncancel() -> int:
-        nonlocal asked
-        task = ref()
+    def uncancel(self) -> int:
+        task = self()
         if task is None:
-            asked = max(asked - 1, 0)
-            return asked
-        asked = cls.uncancel(task)
-        task._otel_asyncio.cancellations.withdrawn(task, asked, sys._getframe(1))
-        return asked
-
-    return cancel, uncancel
+            self.asked = max(self.asked - 1, 0)
+            return self.asked
+        self.asked = type(task).uncancel(task)
+        task._otel_asyncio.cancellations.withdrawn(task, self.asked, sys._getframe(1))
+        return self.asked
 
 
-OUR_CALLS = (_code_of(overrides(asyncio.Task)["cancel"]), _of_the_instance(asyncio.Task, object)[0].__code__)
+_STOCK = asyncio.Task
+OUR_CALLS = (_code_of(overrides(asyncio.Task)["cancel"]), _OfTheInstance.cancel.__code__)
 
 
 def let_go_of_foreign(task: Any) -> None:
