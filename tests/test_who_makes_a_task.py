@@ -92,10 +92,11 @@ def test_no_python_that_observes_runs_for_a_task_that_is_made_there(traced_run: 
             called.add(frame.f_code.co_qualname)
 
     def act() -> list[Any]:
-        makers = asyncio.create_task, asyncio.get_running_loop().create_task
-        tasks = [make(returns(), name=name) for make in makers for name in ("a", OddName("b"))]
-        sys.setprofile(note)
-        tasks += [make(returns()) for make in makers]
+        tasks: list[Any] = []
+        for name in ("a", OddName("b"), None):
+            sys.setprofile(note if name is None else None)
+            tasks.append(asyncio.create_task(returns(), name=name))
+            tasks.append(asyncio.get_running_loop().create_task(returns(), name=name))
         sys.setprofile(None)
         return tasks
 
