@@ -520,3 +520,41 @@ def test_nothing_of_the_program_is_kept_by_a_chain(new_loop: NewLoop) -> None:
         return [leaf for part in item for leaf in leaves(part)] if isinstance(item, tuple) else [item]
 
     assert [leaf for leaf in leaves(chain) if not isinstance(leaf, allowed)] == []
+
+
+def test_a_chain_that_leads_round_in_a_circle_is_followed_once() -> None:
+    class FutureIter:
+        __slots__ = ("held",)
+        held: Any
+
+    first, second = FutureIter(), FutureIter()
+    first.held, second.held = second, first
+    assert follow(first) == [first, second]
+
+
+async def goes_down(scene: Scene, depth: int) -> None:
+    if depth:
+        await goes_down(scene, depth - 1)
+    else:
+        await scene.never
+
+
+def test_a_deep_chain_is_followed_to_its_end(new_loop: NewLoop) -> None:
+    chain = run_on(new_loop, seen(lambda scene: goes_down(scene, 200)))
+    assert (len(chain.frames), chain.omitted) == (DEPTH, 201 - DEPTH)
+    assert len({frame.line for frame in chain.frames}) == 2
+
+
+def test_what_is_known_of_a_line_may_be_forgotten(new_loop: NewLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = run_on(new_loop, seen(never))
+    monkeypatch.setattr(chain_module, "_MOST_FRAMES", 0)
+    assert run_on(new_loop, seen(never)) == before
+
+
+def test_code_that_is_made_anew_has_lines_of_its_own(new_loop: NewLoop) -> None:
+    """An id may be used again: then nothing known of it may have outlived the code."""
+    for line in range(50):
+        scope: dict[str, Any] = {}
+        exec("\n" * line + "async def made(scene):\n    await scene.never", scope)  # noqa: S102
+        chain = run_on(new_loop, seen(scope["made"]))
+        assert chain.frames[-1].line == line + 2

@@ -14,17 +14,20 @@ import asyncio
 import functools
 import gc
 import sys
-from collections import deque
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_asyncio.observe.code import CodeInfo, describe, info_of
+from otel_asyncio.observe.sites import Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 # How far a chain is followed. Deeper than any program that Python's own recursion limit lets run.
 _FARTHEST = 2_000
+_DEEP = 64  # from where on it is made sure that a chain does not lead round in a circle
+
+_MOST_FRAMES = 4_096
 
 _OPAQUE = {"async_generator_asend", "async_generator_athrow", "anext_awaitable", "coroutine_wrapper", "FutureIter"}
 GATHERING: Any = asyncio.tasks._GatheringFuture  # type: ignore[attr-defined]
@@ -32,6 +35,7 @@ GATHERING: Any = asyncio.tasks._GatheringFuture  # type: ignore[attr-defined]
 # Both kinds at once: nest_asyncio puts the one in Python where the other was.
 TASKS: Any = (asyncio.Task, asyncio.tasks._PyTask)  # type: ignore[attr-defined]
 _FUTURES: Any = (asyncio.Future, asyncio.futures._PyFuture)  # type: ignore[attr-defined]
+_AWAITABLE = {CoroutineType, GeneratorType, AsyncGeneratorType, *_FUTURES, *TASKS}
 _SHIELD = "shield.<locals>._outer_done_callback"
 
 # Library functions that only pass on a wait for something else: who reads of a wait means that other thing.
@@ -51,6 +55,11 @@ class Frame(NamedTuple):
     code: CodeInfo
     line: int
     qualname: str
+
+
+_frames: dict[tuple[int, int], Frame] = {}
+"""By the id of a code object and the instruction: chains have two dozen, and they are the same again and again. Each
+keeps its code, so that the id remains its own."""
 
 
 class Chain(NamedTuple):
@@ -84,52 +93,70 @@ def follow(awaitable: Any) -> list[Any]:
     """
     item = awaitable.get_coro() if isinstance(awaitable, TASKS) else awaitable
     links: list[Any] = []
-    seen: set[int] = set()
-    while item is not None and id(item) not in seen and len(links) < _FARTHEST:
-        seen.add(id(item))
+    while item is not None and len(links) < _FARTHEST:
         links.append(item)
-        item = _next(item)
+        usual = type(item) is CoroutineType and item.cr_code is not _SPLIT_WAIT_FOR
+        item = item.cr_await if usual else _next(item)
+    return links if len(links) < _DEEP else _once_round(links)
+
+
+def _once_round(links: list[Any]) -> list[Any]:
+    """The links up to the first that comes again."""
+    seen: set[int] = set()
+    for place, item in enumerate(links):
+        if id(item) in seen:
+            return links[:place]
+        seen.add(id(item))
     return links
 
 
 def chain_of(links: list[Any], depth: int) -> Chain:
     """The chain of what `follow` has found."""
-    frames: deque[Frame] = deque(maxlen=depth)
-    count, blame = 0, None
-    below: list[tuple[Any, Frame]] = []  # the library's own, below the line to blame
-    innermost: Frame | None = None
-    for item in links:
-        frame = frame_of(item)
-        if frame is None:
-            continue
-        frames.append(frame)
-        innermost = frame
-        count += 1
-        if frame.code.internal:
-            below.append((item, frame))
-        else:
-            blame, below = frame, []
-    target = _called(below) or _awaited(links[-1] if links else None, innermost)
-    return Chain(tuple(frames), count - len(frames), blame, target)
+    found = [(item, frame) for item in links if (frame := frame_of(item)) is not None]
+    blame, below = None, []  # the line to blame, and the library's own below it
+    for item, frame in reversed(found):
+        if not frame.code.internal:
+            blame = frame
+            break
+        below.append((item, frame))
+    below.reverse()
+    target = _called(below) or _awaited(links[-1] if links else None, found[-1][1] if found else None)
+    omitted = max(len(found) - depth, 0)
+    return Chain(tuple([frame for _, frame in found[omitted:]]), omitted, blame, target)
 
 
 def frame_of(item: Any) -> Frame | None:
     """The code and the line at which an awaitable stands; None where it has no code, or is over."""
     kind = type(item)
-    if kind is CoroutineType or _is_cythons(kind):
-        frame, code = getattr(item, "cr_frame", None), getattr(item, "cr_code", None)
+    if kind is CoroutineType:
+        frame, code = item.cr_frame, item.cr_code
     elif kind is GeneratorType:
         frame, code = item.gi_frame, item.gi_code
     elif kind is AsyncGeneratorType:
         frame, code = item.ag_frame, item.ag_code
     else:
+        return _frame_of_cythons(item) if _is_cythons(kind) else None
+    if frame is None:
         return None
+    instruction = frame.f_lasti
+    key = id(code), instruction
+    known = _frames.get(key)
+    if known is None:
+        if len(_frames) >= _MOST_FRAMES:
+            _frames.clear()
+        info = info_of(code, frame.f_globals.get("__name__"))
+        # The line of that instruction: a frame that runs in another thread may have gone on to the next line.
+        known = _frames[key] = Frame(info, Site(code, instruction).line, code.co_qualname)
+    return known
+
+
+def _frame_of_cythons(item: Any) -> Frame | None:
+    """Cython's frames have no line, and their code begins on the function's and does not know its class."""
+    frame, code = getattr(item, "cr_frame", None), getattr(item, "cr_code", None)
     if frame is None or code is None:
         return None
     info = info_of(code, frame.f_globals.get("__name__"))
-    # Cython's frames have no line, and their code begins on the function's and does not know its class.
-    qualname = item.__qualname__ if _is_cythons(kind) else code.co_qualname
-    return Frame(info, frame.f_lineno or code.co_firstlineno, qualname)
+    return Frame(info, frame.f_lineno or code.co_firstlineno, item.__qualname__)
 
 
 def _is_cythons(kind: type) -> bool:
@@ -166,7 +193,10 @@ def _task_of_wait_for(item: Any) -> Any:
 
 def _held(item: Any) -> Any:
     """What an object that tells nothing of itself waits for."""
-    return next((held for held in gc.get_referents(item) if _is_awaitable(held)), None)
+    for held in gc.get_referents(item):
+        if _is_awaitable(held):
+            return held
+    return None
 
 
 def _is_awaitable(item: Any) -> bool:
@@ -174,10 +204,7 @@ def _is_awaitable(item: Any) -> bool:
     if kind is type:
         return False
     return (
-        kind in (CoroutineType, GeneratorType, AsyncGeneratorType)
-        or kind.__name__ in _OPAQUE
-        or _is_cythons(kind)
-        or hasattr(kind, "_asyncio_future_blocking")
+        kind in _AWAITABLE or kind.__name__ in _OPAQUE or _is_cythons(kind) or hasattr(kind, "_asyncio_future_blocking")
     )
 
 
