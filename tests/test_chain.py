@@ -558,3 +558,18 @@ def test_code_that_is_made_anew_has_lines_of_its_own(new_loop: NewLoop) -> None:
         exec("\n" * line + "async def made(scene):\n    await scene.never", scope)  # noqa: S102
         chain = run_on(new_loop, seen(scope["made"]))
         assert chain.frames[-1].line == line + 2
+
+
+async def waits_on_one_of_two_lines(scene: Scene, *, first: bool) -> None:
+    if first:
+        await scene.never
+    else:
+        await scene.never
+
+
+def test_two_lines_of_a_function_are_told_apart(new_loop: NewLoop) -> None:
+    lines = [
+        run_on(new_loop, seen(lambda scene, first=first: waits_on_one_of_two_lines(scene, first=first))).frames[-1].line
+        for first in (True, False, True)
+    ]
+    assert [line - lines[0] for line in lines] == [0, 2, 0]
