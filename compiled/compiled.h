@@ -157,7 +157,7 @@ typedef struct State {
     PyObject *s_task_factory, *s_get_task_factory, *s_is_closed, *s_cr_code, *s_qualname, *s_parent;
     PyObject *s_make_sure_of_running, *s_stir, *s_abandon, *s_failed, *s_fail, *s_get_name, *s_durations, *s_eager_start;
     PyObject *s_cancelled, *s_ended, *s_cancellations, *s_fut_waiter, *s_get_loop, *s_stand_in, *s_shut_down, *s_tell;
-    PyObject *s_spans, *s_is_recording, *s_tracer_config, *s_is_enabled, *s_span_processors, *s_of_context;
+    PyObject *s_spans, *s_is_recording, *s_tracer_config, *s_is_enabled, *s_span_processors, *s_of_context, *s_end_time;
     PyObject *getframe, *one; /* sys._getframe, and 1 */
     PyObject *nothing;        /* () */
     PyObject *context_keyword; /* ("context",) */

@@ -135,6 +135,7 @@ intern_names(State *state)
         {&state->s_is_enabled, "is_enabled"},
         {&state->s_span_processors, "_span_processors"},
         {&state->s_of_context, "_context"},
+        {&state->s_end_time, "_end_time"},
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(names); i++) {
         if ((*names[i].place = PyUnicode_InternFromString(names[i].name)) == NULL) {
@@ -173,7 +174,7 @@ module_exec(PyObject *module)
     DO(s_parent) DO(s_make_sure_of_running) DO(s_stir) DO(s_abandon) DO(s_failed) DO(s_fail)          \
     DO(s_get_name) DO(s_durations) DO(s_eager_start) DO(s_cancelled) DO(s_ended) DO(s_cancellations)     \
     DO(s_fut_waiter) DO(s_get_loop) DO(s_stand_in) DO(s_shut_down) DO(s_tell) DO(getframe) DO(one)       \
-    DO(s_spans) DO(s_is_recording) DO(s_tracer_config) DO(s_is_enabled) DO(s_span_processors) DO(s_of_context) \
+    DO(s_spans) DO(s_is_recording) DO(s_tracer_config) DO(s_is_enabled) DO(s_span_processors) DO(s_of_context) DO(s_end_time) \
     DO(nothing) DO(seen_loop) DO(context_keyword)
 
 #define VISIT(field) Py_VISIT(state->field);

@@ -15,6 +15,7 @@ typedef struct {
     PyObject *processors;
     PyObject *takers;      /* a list of who takes a span that has ended */
     PyObject *new_span_id;
+    PyObject *is_recording; /* what answers that of the SDK's spans by whether `_end_time` is None; or None */
     PyTypeObject *span, *sdk_span, *place, *ids; /* its classes: ours, the SDK's, of where a task stands, of ids */
     char silent;               /* whether no processor wants to know of a start */
     char children_are_sampled; /* whether a sampled local parent means a sampled child with nothing added */
@@ -27,7 +28,9 @@ typedef struct {
     } of_place;
 } SpansCell;
 
-#define EACH_OF_SPANS(DO) DO(pattern) DO(configured) DO(listed) DO(processors) DO(takers) DO(new_span_id)
+#define EACH_OF_SPANS(DO) \
+    DO(pattern) DO(configured) DO(listed) DO(processors) DO(takers) DO(new_span_id) \
+    DO(is_recording)
 #define EACH_CLASS(DO) DO(span) DO(sdk_span) DO(place) DO(ids)
 
 static int
@@ -176,7 +179,12 @@ static int
 is_open(State *state, SpansCell *spans, PyObject *span)
 {
     if (!Py_IS_TYPE(span, spans->span)) {
-        return is_answer(PyObject_CallMethodNoArgs(span, state->s_is_recording), Py_True);
+        int known = is_none(spans->is_recording)
+                        ? 0
+                        : is_answer(PyObject_GetAttr((PyObject *)Py_TYPE(span), state->s_is_recording), spans->is_recording);
+        return known < 0 ? -1
+               : known   ? is_answer(PyObject_GetAttr(span, state->s_end_time), Py_None)
+                         : is_answer(PyObject_CallMethodNoArgs(span, state->s_is_recording), Py_True);
     }
     PyObject *record = SLOT(span, spans->of_span.record);
     return SLOT(span, spans->of_span.dropped) == Py_False && record != NULL &&

@@ -30,7 +30,10 @@ on_top_of(PyTypeObject *class, PyObject *key, PyObject *span, PyObject *telemetr
     PyObject *nothing = PyTuple_New(0);
     PyObject *made = nothing == NULL ? NULL : class->tp_new(class, nothing, NULL);
     Py_XDECREF(nothing);
-    if (made != NULL && ((PyObject_Size(telemetry) != 0 && PyDict_Update(made, telemetry) < 0) || PyErr_Occurred() ||
+    /* In the usual case there is nothing but another span there, or nothing at all. */
+    Py_ssize_t size = PyObject_Size(telemetry);
+    int more = size == 1 && PyDict_Check(telemetry) ? !PyDict_Contains(telemetry, key) : size > 0;
+    if (made != NULL && (size < 0 || (more && PyDict_Update(made, telemetry) < 0) || PyErr_Occurred() ||
                          PyDict_SetItem(made, key, span) < 0)) {
         Py_CLEAR(made);
     }

@@ -48,6 +48,8 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _blank: Callable[[type[TaskSpan]], TaskSpan] = object.__new__  # without the SDK's constructors, which run when asked
 _SPAN = sdk._Span if "_context" in MADE_LATE else TaskSpan
 """The spans whose ids are read directly, as those of ours are once they have them."""
+_BY_THEIR_END: Any = sdk.Span.is_recording
+_IS_RECORDING = _BY_THEIR_END if _BY_THEIR_END.__code__.co_names == ("_end_time",) else None
 
 
 def _new_span(spans: SdkSpans) -> TaskSpan:
@@ -95,6 +97,7 @@ class SdkSpans(SpansCell):
         # Compiled, a span is a copy of the one that has nothing of its own.
         self._new_span: Callable[[Any], TaskSpan] = _new_span if extension is None else extension.copy_slots
         self.pattern = self if extension is None else _new_span(self)
+        self.is_recording = _IS_RECORDING
         if ARE_KNOWN:
             self.use(TaskSpan, _SPAN, Place, SpanContext)
 

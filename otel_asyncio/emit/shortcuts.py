@@ -34,6 +34,9 @@ class SpansCell:
     pattern: Any
     """Compiled, a span is a copy of this one, which has nothing of its own."""
 
+    is_recording: object
+    """What answers that of the SDK's spans by whether `_end_time` is None; else None, and each is asked."""
+
     silent: bool
     """Whether no processor wants to know of a start."""
 
