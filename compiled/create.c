@@ -28,7 +28,7 @@ typedef struct {
     PyObject *infos, *passed, *find_point; /* code._infos, code._passed, code.creation_point */
     PyObject *get_running_loop;
     PyObject *current_task;
-    PyObject *eager_tasks;        /* those in a first step that nobody announced */
+    PyObject *eager_tasks;        /* those in a first step that nobody announced, or something where none can be seen */
     Clock clock;
     int stock;                    /* whether the loop's attributes are known; others are asked */
     int factory;                  /* whether a factory calls it, which the loop has asked to */

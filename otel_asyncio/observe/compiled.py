@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from otel_asyncio.observe import bursts, code, create, records, steps
 from otel_asyncio.observe.flavour import extension
 from otel_asyncio.observe.glimpses import glimpse
-from otel_asyncio.observe.records import EAGER_TASKS, Kind, Outcome, TaskRecord
+from otel_asyncio.observe.records import PERHAPS_EAGER, Kind, Outcome, TaskRecord
 from otel_asyncio.observe.steps import PY_STEPS, STEP_TYPE, STOCK_CALL_SOON
 from otel_asyncio.observe.tasks import drop_own_frames, hidden, make_recorded, observed_classes
 
@@ -123,7 +123,7 @@ def _make_maker(observation: Observation, *, stock: bool, factory: bool) -> Any:
         find_point=code.creation_point,
         get_running_loop=events._get_running_loop,
         current_task=tasks.current_task,
-        eager_tasks=EAGER_TASKS,
+        eager_tasks=PERHAPS_EAGER,
     )
 
 

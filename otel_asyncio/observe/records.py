@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import weakref
 from asyncio import tasks
 from collections.abc import Callable
@@ -102,6 +103,9 @@ NOT_READY = -1
 # Where asyncio keeps the tasks whose first step runs inside their constructor; in C, and out of sight, since 3.14.
 EAGER_TASKS: Any = getattr(tasks, "_eager_tasks", frozenset())
 
+PERHAPS_EAGER: Any = EAGER_TASKS if sys.version_info < (3, 14) else ("out of sight",)
+"""Empty where the task that was announced last is sure to be the one that runs."""
+
 # What asyncio lets through a step and out of the loop; everything else stays in the task.
 EXITS = (SystemExit, KeyboardInterrupt)
 
@@ -169,7 +173,7 @@ class TaskRecord(TimedCell):
         self.task = weakref.ref(task, self.lost)
         loop = self.loop
         maker = loop.running
-        if maker is not None and EAGER_TASKS:
+        if maker is not None and PERHAPS_EAGER:
             # One that was started past us, and is in its first step, may be the one that really runs.
             maker = loop.observation.make_sure_of_running(loop)
             if maker is self:
