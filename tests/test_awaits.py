@@ -394,7 +394,8 @@ def test_a_group_s_callbacks_look_as_ever(new_loop: Any, spans: Spans) -> None:
 
 def test_200_known_waits_are_told_as_the_program_logs_them(traced_run: TracedRun, spans: Spans) -> None:
     """In real time. What the program logs lies outside of what it waits, by the time that its own steps take; a busy
-    machine may stop it in between, so nine tenths have to agree within a millisecond and all within 200."""
+    machine may stop it in between, so nine tenths have to agree within a millisecond and all within 200. Stopped for as
+    long as it was going to sleep, it does not wait at all."""
     logged: list[tuple[str, int, int]] = []
 
     async def logs(number: int) -> None:
@@ -415,10 +416,11 @@ def test_200_known_waits_are_told_as_the_program_logs_them(traced_run: TracedRun
         if span.name == "await asyncio.sleep":
             assert above.name not in told
             told[above.name] = span
-    assert told.keys() == {name for name, _, _ in logged}
+    assert told.keys() <= {name for name, _, _ in logged}
     off = sorted(
         max(abs((told[name].start_time or 0) - before), abs((told[name].end_time or 0) - after))
         for name, before, after in logged
+        if name in told
     )
     assert off[179] <= MILLISECOND
     assert off[-1] <= 200 * MILLISECOND

@@ -99,7 +99,7 @@ def test_inside_a_running_loop_nothing_is_rehearsed_and_nothing_forgotten(
 
 def test_a_rehearsal_finds_that_spans_take_more_than_counting() -> None:
     recorded, glimpsed, counted = rehearse(scenes(Policy(Settings())), SYSTEM_CLOCK)
-    assert recorded.task > max(glimpsed.task, counted.task) >= 0
+    assert min(recorded.task, glimpsed.task) > counted.task >= 0  # a glimpse is Python's, also where spans are C's
     assert cost_of_a_turn(SYSTEM_CLOCK) > 0
 
 
