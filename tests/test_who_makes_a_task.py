@@ -207,7 +207,8 @@ def test_what_runs_a_coroutine_from_a_callback_is_told_apart(traced_run: TracedR
 
 @both_ways
 @pytest.mark.skipif(
-    not (3, 12) <= sys.version_info < (3, 14), reason="asyncio's list of tasks is Python on 3.12 and 3.13"
+    not (3, 12) <= sys.version_info < (3, 14),
+    reason="needs Python 3.12 or 3.13, where asyncio's list of tasks is Python",
 )
 def test_the_end_of_a_first_step_is_told_by_asyncios_list(traced_run: TracedRun) -> None:
     """Of a task that has become known in it; without any Python of ours, where C is there."""
