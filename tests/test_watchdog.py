@@ -300,6 +300,7 @@ def test_where_nothing_runs_the_next_look_is_put_off(new_loop: NewLoop, spans: S
     async def main(instrumentor: Any) -> list[bool]:
         loop, seen = asyncio.get_running_loop(), []
         (watch,) = instrumentor.observation.watching._watches
+        watch.stir()  # the watchdog may have looked before the loop began to run
         seen.append(watch._thread.dozes)
         for _ in range(40):
             timer = loop.create_future()
