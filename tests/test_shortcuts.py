@@ -344,11 +344,7 @@ class Refusing(SpanProcessor):
             raise ZeroDivisionError(span.name)
 
 
-def test_a_processor_that_fails_costs_the_program_no_task(
-    new_loop: NewLoop, spans: Spans, caplog: pytest.LogCaptureFixture
-) -> None:
-    spans.sdk.add_span_processor(Refusing())
-
+def run_three_leaves_of_which_an_end_fails(new_loop: NewLoop, spans: Spans, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         with spans.tracer.start_as_current_span("request"):
             await asyncio.gather(*(asyncio.create_task(leaf()) for _ in range(3)))
@@ -357,6 +353,14 @@ def test_a_processor_that_fails_costs_the_program_no_task(
         run_on(new_loop, main())
         assert instrumentor.observation.counters.active == 0
     assert len([record for record in caplog.records if "ending of tasks failed" in record.getMessage()]) == 1
+
+
+def test_a_processor_that_fails_costs_the_program_no_task(
+    new_loop: NewLoop, spans: Spans, caplog: pytest.LogCaptureFixture
+) -> None:
+    spans.sdk.add_span_processor(Refusing())
+
+    run_three_leaves_of_which_an_end_fails(new_loop, spans, caplog)
     assert len(spans.of("leaf")) == 1  # the other processor had it before
 
 
@@ -371,22 +375,13 @@ def test_what_makes_ids_may_fail_at_an_end(new_loop: NewLoop, caplog: pytest.Log
     made: list[int] = []
     spans = Spans(id_generator=Failing())
 
-    async def main() -> None:
-        with spans.tracer.start_as_current_span("request"):
-            await asyncio.gather(*(asyncio.create_task(leaf()) for _ in range(3)))
-
-    with instrumented(spans) as instrumentor:
-        run_on(new_loop, main())
-        assert instrumentor.observation.counters.active == 0
-    assert len([record for record in caplog.records if "ending of tasks failed" in record.getMessage()]) == 1
+    run_three_leaves_of_which_an_end_fails(new_loop, spans, caplog)
     assert len(spans.of("leaf")) == 1
 
 
-def test_a_context_that_cannot_be_made_costs_the_program_no_task(
+def test_a_span_that_does_not_say_whether_it_is_open_costs_the_program_no_task(
     new_loop: NewLoop, spans: Spans, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A span whose class has ended up with another idea of what is current."""
-
     async def main() -> None:
         with spans.tracer.start_as_current_span("request") as span:
             monkeypatch.setattr(type(span), "is_recording", lambda _: 1 // 0)

@@ -52,8 +52,8 @@ class SpanSink:
         self._root = replace(ROOT, rooted=not policy.root_context) if policy.roots else None
         self._looks_at_functions = policy.looks_at_functions
         self._wants_all = policy.wants_all
-        self._awaits = AwaitSpans(Intervals(tracing), counters, self.innermost, wants_all=policy.wants_all)
         intervals = Intervals(tracing)
+        self._awaits = AwaitSpans(intervals, counters, self.innermost, wants_all=policy.wants_all)
         self._cancels = CancelSpans(intervals, problems, counters, wants_all=policy.wants_all)
         self._timeouts = TimeoutSpans(intervals, problems, counters)
         self.shut_down = ShutdownSpans(intervals).emit
