@@ -64,7 +64,7 @@ def wire(
     counters = Counters()
     tracing = Tracing(
         tracer_provider,
-        now=clock.monotonic_ns,
+        clock=clock,
         request_split=settings.request_split,
         request_links=settings.root_tasks == "all",
     )

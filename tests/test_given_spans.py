@@ -19,6 +19,7 @@ from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, SpanCont
 from otel_asyncio.emit.given import GivenSpan
 from otel_asyncio.emit.intervals import Intervals, link_to
 from otel_asyncio.emit.tracing import Tracing
+from otel_asyncio.observe.clock import SYSTEM_CLOCK
 
 SOMEBODY = SpanContext(7, 8, is_remote=False, trace_flags=TraceFlags(1))
 STATE = TraceState([("vendor", "value")])
@@ -72,7 +73,7 @@ class Made:
 
     def __init__(self, spans: Spans) -> None:
         self.spans = spans
-        self.tracing = Tracing(spans.provider, now=time.monotonic_ns, request_split=False, request_links=False)
+        self.tracing = Tracing(spans.provider, clock=SYSTEM_CLOCK, request_split=False, request_links=False)
         self.tracing.resolve()
         self.intervals = Intervals(self.tracing)
         self.through = 0

@@ -70,6 +70,42 @@ def test_a_segment_counts_from_where_the_request_began(traced_run: TracedRun, sp
     assert seen["asyncio.task.steps"] == 2
 
 
+class TakesItsTime(SpanProcessor):
+    """Comes before what ties a request to its task, and holds it up."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if span.name == "request":
+            time.sleep(0.05)
+
+
+def test_a_segment_counts_to_where_the_request_ended(traced_run: TracedRun, spans: Spans) -> None:
+    spans.sdk.add_span_processor(TakesItsTime())
+
+    async def serve() -> None:
+        await asyncio.sleep(0)
+        with spans.tracer.start_as_current_span("request"):
+            await asyncio.sleep(0)
+
+    traced_run(serve())
+    segment = spans.task("serve")
+    seen = attributes(segment)
+    total = sum(seen[f"asyncio.task.{part}_time"] for part in ("busy", "scheduled", "idle"))
+    assert segment.start_time is not None and segment.end_time is not None
+    assert total == pytest.approx((segment.end_time - segment.start_time) / 1e9, abs=1e-3)
+    assert seen["asyncio.task.kind"] == "root_segment"
+
+
+def test_a_time_that_the_program_stamped_is_no_time_of_the_task(traced_run: TracedRun, spans: Spans) -> None:
+    async def serve() -> None:
+        request = spans.tracer.start_span("request", start_time=time.time_ns() - 3600 * 10**9)
+        await asyncio.sleep(0)
+        request.end(time.time_ns() + 3600 * 10**9)
+
+    traced_run(serve())
+    seen = attributes(spans.task("serve"))
+    assert sum(seen[f"asyncio.task.{part}_time"] for part in ("busy", "scheduled", "idle")) < 60
+
+
 def test_a_segment_tells_of_waiting_for_the_loop(traced_run: TracedRun, spans: Spans) -> None:
     async def serve() -> None:
         asyncio.get_running_loop().call_soon(time.sleep, 0.3)

@@ -24,14 +24,19 @@ if TYPE_CHECKING:
 
     from otel_asyncio.emit.intervals import Intervals
     from otel_asyncio.emit.sdk import SdkSpans
+    from otel_asyncio.observe.clock import Clock
 
 
 _Moment = tuple["TaskRecord", int, int, int, int]
-"""How far a task has come that runs now: what the split of an interval is made of, when it is read."""
+"""How far a task had come in the step that runs: what the split of an interval is made of, when it is read."""
 
 
-def _moment(record: TaskRecord, now: int) -> _Moment:
-    return record, now, record.busy + now - (record.step_started or now), record.scheduled, record.steps
+def _moment(record: TaskRecord, clock: Clock, stamped: int) -> _Moment:
+    """The moment that the span's clock stamped in the step that runs, or now: a program may stamp any other time."""
+    now, began = clock.monotonic_ns(), record.step_started
+    then = now - clock.wall_ns() + stamped
+    moment = then if 0 < began <= then <= now else now
+    return record, moment, record.busy + moment - (began or moment), record.scheduled, record.steps
 
 
 class RequestSpans(SpanProcessor):
@@ -44,7 +49,7 @@ class RequestSpans(SpanProcessor):
         spans: SdkSpans,
         tracer: Any,
         running: Callable[[], TaskRecord | None],
-        now: Callable[[], int],
+        clock: Clock,
         segments: Intervals,
         *,
         split: bool,
@@ -53,7 +58,7 @@ class RequestSpans(SpanProcessor):
         self._spans = spans
         self._tracer = tracer
         self._running = running
-        self._now = now
+        self._clock = clock
         self._segments = segments
         self._split = split
         self._links = links
@@ -85,7 +90,9 @@ class RequestSpans(SpanProcessor):
             return
         if self._split and (task_span.yielded or not (task_span.identified or task_span.nested)):
             task_span.yielded = True
-            self._open[span.context.span_id] = _moment(record, self._now())
+            start = span.start_time
+            assert start is not None  # a span that has begun
+            self._open[span.context.span_id] = _moment(record, self._clock, start)
         elif self._links:
             span.add_link(task_span.get_span_context(), {names.LINK_TYPE: names.LINK_TASK})
 
@@ -108,7 +115,7 @@ class RequestSpans(SpanProcessor):
             return
         start, end = span.start_time, span.end_time
         assert start is not None and end is not None  # a span that has ended  # noqa: PT018
-        attributes = partial(_attributes, begun, _moment(record, self._now()))
+        attributes = partial(_attributes, begun, _moment(record, self._clock, end))
         self._segments.emit(names.task_span(record.qualname), ids, start, end, attributes)
 
     def _give_up(self, error: BaseException) -> None:

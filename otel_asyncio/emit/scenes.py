@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import time
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.metrics import NoOpMeterProvider
@@ -14,6 +13,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 from otel_asyncio.emit.problems import ProblemReporter, Rate
 from otel_asyncio.emit.sink import SpanSink
 from otel_asyncio.emit.tracing import Tracing
+from otel_asyncio.observe.clock import SYSTEM_CLOCK
 from otel_asyncio.observe.counters import Counters
 from otel_asyncio.observe.rehearsal import Scene
 
@@ -39,13 +39,13 @@ def _scene(policy: Policy, *, sampled: bool, metered: bool) -> Scene:
     quiet: dict[str, Any] = _UNCOUNTED if _TAKES_METERS else {}
     sampler = ALWAYS_ON if sampled else ALWAYS_OFF
     provider = TracerProvider(sampler, Resource.get_empty(), shutdown_on_exit=False, **quiet)
-    counters, now = Counters(), time.perf_counter_ns
-    tracing = Tracing(provider, now=now, request_split=False, request_links=False)
+    counters = Counters()
+    tracing = Tracing(provider, clock=SYSTEM_CLOCK, request_split=False, request_links=False)
     tracer = provider.get_tracer("otel_asyncio rehearsal")
 
     def inside_a_span(function: Callable[[], int]) -> int:
         with tracer.start_as_current_span("rehearsal"):
             return function()
 
-    problems = ProblemReporter(tracing, counters, Rate(0, now), log=False)
+    problems = ProblemReporter(tracing, counters, Rate(0, SYSTEM_CLOCK.monotonic_ns), log=False)
     return Scene(SpanSink(tracing, policy, problems, counters), inside_a_span, metered)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from otel_asyncio.emit.requests import RequestSpans
     from otel_asyncio.emit.sdk import SdkSpans
+    from otel_asyncio.observe.clock import Clock
     from otel_asyncio.observe.records import TaskRecord
 
 SCOPE = "otel_asyncio"
@@ -40,8 +41,8 @@ def _nobody() -> None:
 class Tracing:
     """The way of making spans, found when there is a provider: also one that the program sets later.
 
-    `now` tells the monotonic time, and `running`, once it is set, the record of the task that runs in this thread:
-    what the request split needs. `request_split` is the setting; `request_links`, whether a span without a local
+    `running`, once it is set, tells the record of the task that runs in this thread: what the request split needs,
+    with the `clock`. `request_split` is the setting; `request_links`, whether a span without a local
     parent may call for the span of the root task that it was opened in.
     """
 
@@ -49,7 +50,7 @@ class Tracing:
         self,
         provider: TracerProvider | None,
         *,
-        now: Callable[[], int],
+        clock: Clock,
         request_split: bool,
         request_links: bool,
     ) -> None:
@@ -57,7 +58,7 @@ class Tracing:
         self.tracer: Tracer | None = None
         self.spans: SdkSpans | ApiSpans | None = None
         self.running: Callable[[], TaskRecord | None] = _nobody
-        self._now = now
+        self._clock = clock
         self._request_split = request_split
         self._request_links = request_links
         self._requests: RequestSpans | None = None
@@ -96,7 +97,7 @@ class Tracing:
             spans,
             self.tracer,
             self.running,
-            self._now,
+            self._clock,
             Intervals(self),
             split=self._request_split,
             links=self._request_links,

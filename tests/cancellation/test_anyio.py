@@ -199,7 +199,7 @@ def test_a_deadline_is_a_timeout_span(traced_run: TracedRun, spans: Spans, progr
     said = attributes(span)
     assert (said["asyncio.timeout.api"], said["asyncio.timeout.outcome"]) == ("anyio", OUTCOMES[program])
     assert said["code.line.number"] == line_of("owner", program)
-    assert said["asyncio.timeout.delay"] == pytest.approx(0.01, abs=0.009)
+    assert 0 <= said["asyncio.timeout.delay"] <= 0.011  # from where it was entered, which a crowded machine puts off
     assert [name for name in spans.names() if name.startswith("cancel ")] == []
 
 

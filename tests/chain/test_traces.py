@@ -143,7 +143,7 @@ def test_a_deadline_that_passed_comes_with_its_owner_and_what_it_waited_on(arriv
     for span in timeouts:
         assert (span.status, by_id[span.parent_id].name) == ("ERROR", "task with_deadline")
         assert span.attributes["asyncio.problem"] == "timeout"
-        assert span.attributes["asyncio.timeout.delay"] == pytest.approx(0.01, abs=0.005)
+        assert span.attributes["asyncio.timeout.delay"] <= 0.011
         assert span.attributes["asyncio.await.target"] == "Event.wait"
         assert span.attributes["code.line.number"] == line_of(PROGRAM, "asyncio.timeout(PAUSE)")
 
