@@ -18,7 +18,7 @@
 #endif
 
 /* Changed with every change of what Python and C expect of each other; otel_asyncio/observe/flavour.py has it too. */
-#define INTERFACE 6
+#define INTERFACE 7
 
 #define NOT_READY (-1)
 
@@ -127,11 +127,14 @@ typedef struct {
     void *closure;
 } Answer;
 
+/* Where CodeInfo has what. */
+enum { INFO_INTERNAL = 4, INFO_WRAPPED = 5, INFO_HOUSEKEEPING = 6, INFO_ENTRY_POINT = 7, INFO_SIZE = 8 };
+
 /* Everything of one interpreter. */
 typedef struct State {
     Spare spare_bound, spare_handles;
     PyTypeObject *cell_type, *timed_type, *loop_type, *shard_type, *step_type, *bound_type, *announcer_type;
-    PyTypeObject *maker_type, *register_type, *vigil_type;
+    PyTypeObject *maker_type, *register_type, *vigil_type, *notice_type, *set_attribute_type;
     PyTypeObject *counted_type, *shutdown_type, *burst_type, *canceller_type, *spans_type, *sink_call_type;
     PyTypeObject *handle_base, *handle_type; /* NULL where asyncio.Handle is not the one we know */
     HandleSlots slots;
@@ -158,6 +161,7 @@ typedef struct State {
     PyObject *s_make_sure_of_running, *s_stir, *s_abandon, *s_failed, *s_fail, *s_get_name, *s_durations, *s_eager_start;
     PyObject *s_cancelled, *s_ended, *s_cancellations, *s_fut_waiter, *s_get_loop, *s_stand_in, *s_shut_down, *s_tell;
     PyObject *s_spans, *s_is_recording, *s_tracer_config, *s_is_enabled, *s_span_processors, *s_of_context, *s_end_time;
+    PyObject *s_locked, *s_waiters;
     PyObject *getframe, *one; /* sys._getframe, and 1 */
     PyObject *nothing;        /* () */
     PyObject *context_keyword; /* ("context",) */
@@ -261,6 +265,7 @@ is_cell(State *state, PyObject *record)
 PyObject *record_of(State *state, PyObject *task);
 LoopCell *cell_on(State *state, PyObject *loop);
 PyObject *answer_of(Answer *answer, PyObject *object, PyObject *name);
+PyObject *point_of(PyCodeObject *code, PyFrameObject *frame);
 /* Borrowed: the record in the slot of a task; NULL: it has no slot that is known, or nothing is in it. */
 static inline PyObject *
 kept_record(State *state, PyObject *task)
@@ -309,6 +314,9 @@ int announce_add(PyObject *module, State *state);
 
 /* create.c */
 int create_add(PyObject *module, State *state);
+
+/* notices.c */
+int notices_add(PyObject *module, State *state);
 
 /* register.c */
 int register_add(PyObject *module, State *state);

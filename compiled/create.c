@@ -34,9 +34,6 @@ typedef struct {
     int factory;                  /* whether a factory calls it, which the loop has asked to */
 } Maker;
 
-/* Where CodeInfo has what. */
-enum { INFO_INTERNAL = 4, INFO_WRAPPED = 5, INFO_HOUSEKEEPING = 6, INFO_ENTRY_POINT = 7, INFO_SIZE = 8 };
-
 /* What `create_task` was given. Borrowed. */
 typedef struct {
     PyObject *loop, *coro, *name, *context;
@@ -315,7 +312,7 @@ creation_point(Maker *maker, int made_by_task)
         if (passed == 0) {
             PyObject *info = known_info(maker, key);
             if (info != NULL && PyTuple_GET_ITEM(info, INFO_INTERNAL) == Py_False) {
-                point = Py_BuildValue("Oi", code, PyFrame_GetLasti((PyFrameObject *)frame));
+                point = point_of(code, (PyFrameObject *)frame);
             }
             else if (!made_by_task) {
                 unclear = info == NULL || PyTuple_GET_ITEM(info, INFO_ENTRY_POINT) != Py_False;

@@ -1,5 +1,5 @@
 /* What every step has to look up, found once and remembered: where a task has its record, what is kept of a loop, what
-   answers an attribute. Each is a short way to what the look-up by name would find. */
+   answers an attribute, where a frame stands. Each is a short way to what the look-up by name would find. */
 
 #include "compiled.h"
 
@@ -53,6 +53,16 @@ cell_on(State *state, PyObject *loop)
     }
     PyErr_Clear();
     return cell;
+}
+
+/* New: where a frame stands, as code and instruction. */
+PyObject *
+point_of(PyCodeObject *code, PyFrameObject *frame)
+{
+    PyObject *instruction = PyLong_FromLong(PyFrame_GetLasti(frame));
+    PyObject *point = instruction == NULL ? NULL : PyTuple_Pack(2, code, instruction);
+    Py_XDECREF(instruction);
+    return point;
 }
 
 /* New: the attribute of an object of a class that is remembered; of another one, if C answers it there. */

@@ -212,13 +212,15 @@ def test_after_a_fork_the_child_goes_on() -> None:
 
 
 NO_MEMORY = """
-import asyncio, contextvars, sys, _testcapi
+import asyncio, contextvars, logging, sys, time, _testcapi
 from opentelemetry import context, trace
 from opentelemetry.sdk.trace import TracerProvider
 from otel_asyncio import AsyncioInstrumentor, Settings
+from otel_asyncio.observe.resources import Locks
 
 settings = Settings(block_threshold=float("inf"), stuck_after=float("inf"))  # no thread, whose allocations would count
 AsyncioInstrumentor().instrument(tracer_provider=TracerProvider(), settings=settings)
+logging.getLogger("otel_asyncio").addHandler(logging.NullHandler())
 
 async def wait(future):
     await future
@@ -314,8 +316,16 @@ def created(loop, n):
     loop._ready.clear()
     return failed
 
+def locked(loop, n):
+    locks = Locks(time.perf_counter_ns)
+    stop, lock = locks.install(), asyncio.Lock()
+    failed = without_memory(n, lambda: setattr(lock, "_locked", True))
+    assert lock.locked() and not failed, n
+    stop()
+    return locks._guard.failed
+
 failures = {}
-for attempt in plain, announced, cancelled, run, created:
+for attempt in plain, announced, cancelled, run, created, locked:
     loop = asyncio.new_event_loop()
     attempt(loop, 10**6)
     failures[attempt.__name__] = sum(attempt(loop, n) for n in range(40))
@@ -331,7 +341,7 @@ def test_an_allocation_that_fails_is_a_memory_error_and_no_step_is_lost() -> Non
     done = run_python(NO_MEMORY)
     assert done.returncode == 0, done.stderr
     failures = ast.literal_eval(done.stdout)
-    assert all(failures[what] for what in ("plain", "announced", "cancelled", "created")), failures
+    assert all(failures[what] for what in ("plain", "announced", "cancelled", "created", "locked")), failures
 
 
 NO_MEMORY_FOR_A_RECORD = """

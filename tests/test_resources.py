@@ -401,6 +401,69 @@ def test_whoever_stops_first_leaves_the_others_looking() -> None:
     assert vars(asyncio.Lock).get("__setattr__") is before
 
 
+def test_a_set_attribute_of_somebody_elses_goes_on_working(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def before(self: Any, name: str, value: Any) -> None:
+        seen.append((name, value))
+        if name == "refused":
+            raise LookupError(name)
+        object.__setattr__(self, name, value)
+
+    monkeypatch.setattr(asyncio.Lock, "__setattr__", before, raising=False)
+    locks = Locks(lambda: 1)
+    stop = locks.install()
+    lock = asyncio.Lock()
+    asyncio.run(_acquired(lock))
+    assert locks.holder_of(lock) is not None
+    with pytest.raises(LookupError):
+        setattr(lock, "refused", 1)  # noqa: B010 - mypy knows that there is none
+    stop()
+    assert ("_locked", True) in seen
+    assert vars(asyncio.Lock)["__setattr__"] is before
+
+
+def test_an_attribute_is_set_by_hand_as_ever() -> None:
+    stop = Locks(lambda: 1).install()
+    try:
+        lock = asyncio.Lock()
+        lock.__setattr__("mark", 1)
+        asyncio.Lock.__setattr__(lock, "other", 2)
+        assert (vars(lock)["mark"], vars(lock)["other"]) == (1, 2)
+        for arguments in ((), ("mark",), ("mark", 1, 2), (3, 4)):
+            with pytest.raises(TypeError):
+                lock.__setattr__(*arguments)
+        with pytest.raises(AttributeError):
+            del lock.nothing  # type: ignore[attr-defined]
+    finally:
+        stop()
+
+
+def test_of_very_many_lines_that_take_locks_each_is_told(run: Callable[..., Any]) -> None:
+    """Also where two of them are remembered at the same place."""
+    body = "".join(f"    await locks[{n}].acquire()\n" for n in range(500))
+    program: dict[str, Any] = {}
+    exec(compile(f"async def take(locks):\n{body}", "take.py", "exec"), program)  # noqa: S102
+    locks = Locks(lambda: 1)
+
+    async def main() -> list[int | None]:
+        found = [asyncio.Lock() for _ in range(500)]
+        for _ in range(2):
+            await program["take"](found)
+            lines = [
+                hold.site.line for hold in map(locks.holder_of, found) if hold is not None and hold.site is not None
+            ]
+            for lock in found:
+                lock.release()
+        return lines
+
+    stop = locks.install()
+    try:
+        assert run(main()) == list(range(2, 502))
+    finally:
+        stop()
+
+
 def test_a_loop_that_goes_without_being_closed_leaves_nothing_behind(spans: Spans) -> None:
     """Of the one that a task factory traces."""
 

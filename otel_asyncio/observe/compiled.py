@@ -11,7 +11,7 @@ from asyncio import events, tasks
 from functools import WRAPPER_ASSIGNMENTS, update_wrapper
 from typing import TYPE_CHECKING, Any
 
-from otel_asyncio.observe import bursts, code, create, records, steps
+from otel_asyncio.observe import bursts, code, create, notices, records, steps
 from otel_asyncio.observe.flavour import extension
 from otel_asyncio.observe.glimpses import glimpse
 from otel_asyncio.observe.records import PERHAPS_EAGER, Kind, Outcome, TaskRecord
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from otel_asyncio.observe.cancelling import Cancellations
     from otel_asyncio.observe.observation import Observation
+    from otel_asyncio.observe.observer import Guard
 
 
 _COMPILED = {"cython_function_or_method", "method_descriptor"}
@@ -124,6 +125,31 @@ def _make_maker(observation: Observation, *, stock: bool, factory: bool) -> Any:
         get_running_loop=events._get_running_loop,
         current_task=tasks.current_task,
         eager_tasks=PERHAPS_EAGER,
+    )
+
+
+def make_set_attribute(before: Callable[..., None], told: list[Callable[[Any, bool], None]]) -> Callable[..., None]:
+    """The `__setattr__` of asyncio.Lock that tells each of `told` whether the lock is locked now."""
+    return extension.SetAttribute(before, told)  # type: ignore[no-any-return]
+
+
+def make_notice(
+    guard: Guard, now: Any, holds: Any, past: Any, released: Any, forget_oldest: Any, most: int
+) -> Callable[[Any, bool], None]:
+    """What is told of each change of a lock."""
+    return extension.Notice(  # type: ignore[no-any-return]
+        guard=guard,
+        holds=holds,
+        past=past,
+        released=released,
+        forget_oldest=forget_oldest,
+        most=most,
+        record_type=TaskRecord,
+        clock=now,
+        current_task=tasks.current_task,
+        enter=notices.ENTER,
+        infos=code.infos,
+        find_point=code.creation_point,
     )
 
 

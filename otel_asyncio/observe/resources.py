@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
 import weakref
-from asyncio import locks
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_asyncio.observe.chain import frame_of
-from otel_asyncio.observe.code import creation_point, is_program
+from otel_asyncio.observe.hotpath import make_notice, make_set_attribute
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.patching import replace_shared
 from otel_asyncio.observe.records import TaskRecord
@@ -29,7 +27,8 @@ from otel_asyncio.observe.sites import Site
 if TYPE_CHECKING:
     from types import CodeType
 
-_ENTER = locks._ContextManagerMixin.__aenter__.__code__
+    from otel_asyncio.observe.notices import Taken
+
 _MODULES = {"asyncio.locks", "asyncio.queues"}
 _RESOURCES: tuple[type, ...] = (
     asyncio.Lock,
@@ -97,42 +96,12 @@ class Hold(NamedTuple):
         return self.record.name if self.record is not None else None
 
 
-_Taken = tuple["TaskRecord | None", "weakref.ref[Any] | None", int, "tuple[CodeType, int] | None"]
-"""What is noted when a lock is taken: the first fields of a `Hold`, which is made when somebody asks."""
-
-_noticers: list[Callable[[Any, bool], None]] = []
-_noticed: Callable[[Any, bool], None]
+_told: list[Callable[[Any, bool], None]] = []
+"""Who hears of each change of a lock: nearly always one."""
 
 
-def _notice_all(lock: Any, locked: bool) -> None:
-    for noticed in tuple(_noticers):
-        noticed(lock, locked)
-
-
-def _tell(noticers: list[Callable[[Any, bool], None]]) -> None:
-    """Who is told. Nearly always one, which is then called without a detour."""
-    global _noticed  # noqa: PLW0603 - a look-up of a global is the cheapest that there is
-    _noticers[:] = noticers
-    _noticed = noticers[0] if len(noticers) == 1 else _notice_all
-
-
-_tell([])
-
-
-def _noticing(before: Callable[..., None]) -> Callable[..., None]:
-    """The `__setattr__` of the class that tells who looks."""
-
-    def __setattr__(self: Any, name: str, value: Any) -> None:  # noqa: N807
-        before(self, name, value)
-        if name == "_locked":
-            _noticed(self, value)
-
-    return __setattr__
-
-
-def _reference_to_current_task() -> weakref.ref[Any] | None:
-    task = None if asyncio._get_running_loop() is None else asyncio.current_task()
-    return None if task is None else weakref.ref(task)
+def _notice(before: Callable[..., None]) -> Callable[..., None]:
+    return make_set_attribute(before, _told)
 
 
 class Locks:
@@ -147,10 +116,12 @@ class Locks:
         self._nest = nest
         self._guard = Guard("locks")
         self._installed = 0
-        self._holds: dict[int, _Taken] = {}
+        self._holds: dict[int, Taken] = {}
         self._past: dict[int, list[Hold]] = {}
         """What was held while others waited: until a release finds nobody waiting."""
-        self._noticed = self._make_noticed()
+        self._notice = make_notice(
+            self._guard, now, self._holds, self._past, self._released, self._forget_oldest, _MOST
+        )
 
     def holder_of(self, lock: asyncio.Lock) -> Hold | None:
         """Who holds a lock now; None if nobody does, or if it was taken before tracing started."""
@@ -173,56 +144,22 @@ class Locks:
 
     def install(self) -> Callable[[], None]:
         """Look at every Lock of the process; returns the way to stop."""
-        undo = replace_shared(asyncio.Lock, "__setattr__", _noticing)
+        undo = replace_shared(asyncio.Lock, "__setattr__", _notice)
         if not self._installed:
-            _tell([*_noticers, self._noticed])
+            _told.append(self._notice)
         self._installed += 1
 
         def stop() -> None:
             undo()
             self._installed -= 1
             if not self._installed:
-                _tell([noticed for noticed in _noticers if noticed is not self._noticed])
+                _told.remove(self._notice)
                 self._holds.clear()
                 self._past.clear()
 
         return stop
 
-    def _make_noticed(self) -> Callable[[Any, bool], None]:
-        """What is told of each change of a lock. Written out: it comes with every acquire and every release."""
-        guard, now, frame_of_caller, enter = self._guard, self._now, sys._getframe, _ENTER
-        holds, past, recorded = self._holds, self._past, TaskRecord
-        current_task: Any = asyncio.current_task
-
-        def noticed(lock: Any, locked: bool) -> None:
-            if guard.failed:
-                return
-            try:
-                if not locked:
-                    taken = holds.pop(id(lock), None)
-                    if past or (taken is not None and lock._waiters):
-                        self._released(lock, taken)
-                    return
-                try:
-                    record = (task := current_task())._otel_asyncio
-                    unrecorded = None if type(record) is recorded else weakref.ref(task)
-                except (RuntimeError, AttributeError):  # no loop runs here; or no task; or it is not observed
-                    record, unrecorded = None, _reference_to_current_task()
-                frame: Any = frame_of_caller(3)  # below this, `__setattr__` and `acquire`
-                code = frame.f_code
-                if code is enter:
-                    frame = frame.f_back
-                    code = frame.f_code
-                point = (code, frame.f_lasti) if is_program(code) else creation_point(3)
-                holds[id(lock)] = (record if unrecorded is None else None, unrecorded, now(), point)
-                if len(holds) > _MOST:
-                    self._forget_oldest()
-            except Exception as error:  # noqa: BLE001 - the border of the package: a lock goes on locking
-                guard.fail(error)
-
-        return noticed
-
-    def _released(self, lock: Any, taken: _Taken | None) -> None:
+    def _released(self, lock: Any, taken: Taken | None) -> None:
         if not getattr(lock, "_waiters", None):
             self._past.pop(id(lock), None)
         elif taken is not None:
