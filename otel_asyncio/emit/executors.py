@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as context_api
@@ -81,14 +82,17 @@ class ExecutorSpans:
     def returned(self, call: Call, error: BaseException | None) -> None:
         """It is over, or was cancelled before it began: close the span, and say if the pool was too small."""
         span = call.activity.span if call.activity is not None else None
-        attributes = _end_attributes(call)
-        if call.saturated and self._problems.admits(ProblemKind.EXECUTOR_SATURATED):
-            attributes[names.PROBLEM] = str(ProblemKind.EXECUTOR_SATURATED)
-            self._tell(call, attributes, span)
+        call.activity = call.context = None  # a span that waits to be exported keeps nothing of the program's
+        saturated = call.saturated and self._problems.admits(ProblemKind.EXECUTOR_SATURATED)
+        if saturated:
+            self._tell(call, span)
         if span is None:
             return
         end = call.wall + (call.ended or call.queued) - call.queued
-        span.set_attributes(attributes)
+        spans, attributes = self._tracing.spans, partial(_attributes, call, saturated=saturated)
+        if error is None and spans is not None and spans.end(span, end, attributes):
+            return
+        span.set_attributes(_end_attributes(call, saturated=saturated))
         if error is not None:
             record_error(span, error, end)
         span.end(end)
@@ -98,10 +102,15 @@ class ExecutorSpans:
         if parent is None or self._tracing.tracer is None:
             return None
         ids = parent.get_span_context()
+        attributes = partial(_start_attributes, call)
+        spans = self._tracing.spans
+        late = None if spans is None else spans.begin(ids, names.executor_span(call.qualname), call.wall, attributes)
+        if late is not None:
+            return late
         span = self._tracing.tracer.start_span(
             names.executor_span(call.qualname),
             context=Context({**telemetry, SPAN_KEY: NonRecordingSpan(ids)}),
-            attributes=_start_attributes(call),
+            attributes=attributes(),
             start_time=call.wall,
         )
         return span if span.is_recording() else None
@@ -120,8 +129,8 @@ class ExecutorSpans:
         parent.nested = True  # as by a task: it can no longer leave its place to a request
         return parent
 
-    def _tell(self, call: Call, attributes: Mapping[str, Any], span: Span | None) -> None:
-        seen = {**_start_attributes(call), **attributes}
+    def _tell(self, call: Call, span: Span | None) -> None:
+        seen = _attributes(call, saturated=True)
         file, line = seen.get(names.CODE_FILE_PATH), seen.get(names.CODE_LINE_NUMBER)
         where = f"defined at {file}:{line}" if file is not None else "a function in C"
         waited = (call.started or call.queued) - call.queued
@@ -139,8 +148,10 @@ def _start_attributes(call: Call) -> dict[str, Any]:
     return attributes | {names.CODE_FUNCTION_NAME: call.qualname}
 
 
-def _end_attributes(call: Call) -> dict[str, Any]:
+def _end_attributes(call: Call, *, saturated: bool) -> dict[str, Any]:
     attributes: dict[str, Any] = {}
+    if saturated:
+        attributes[names.PROBLEM] = str(ProblemKind.EXECUTOR_SATURATED)
     if call.started is not None and call.ended is not None:
         attributes[names.EXECUTOR_QUEUED_TIME] = (call.started - call.queued) / _SECOND
         attributes[names.EXECUTOR_RUN_TIME] = (call.ended - call.started) / _SECOND
@@ -148,3 +159,7 @@ def _end_attributes(call: Call) -> dict[str, Any]:
         attributes[names.THREAD_ID] = call.thread_id
         attributes[names.THREAD_NAME] = call.thread_name
     return attributes
+
+
+def _attributes(call: Call, *, saturated: bool) -> dict[str, Any]:
+    return _start_attributes(call) | _end_attributes(call, saturated=saturated)

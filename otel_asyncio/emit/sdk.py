@@ -6,8 +6,7 @@ open, so `TaskSpan` is a span of the SDK that becomes one when somebody asks: un
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType, SimpleNamespace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk import trace as sdk
@@ -26,10 +25,11 @@ from otel_asyncio.emit.attributes import TaskAttributes, end_attributes, start_a
 from otel_asyncio.emit.errors import record_error
 from otel_asyncio.emit.given import GivenSpan, blank, cuts_nothing
 from otel_asyncio.emit.ids import ARE_KNOWN, RANDOM, child_ids, random_flag, root_ids, span_id_maker
+from otel_asyncio.emit.late import LateSpan
 from otel_asyncio.emit.lineage import Place, identify
 from otel_asyncio.emit.processors import is_silent, taker
 from otel_asyncio.emit.shortcuts import SpansCell
-from otel_asyncio.emit.taskspan import MADE_LATE, TaskSpan
+from otel_asyncio.emit.taskspan import IS_RECORDING, MADE_LATE, TaskSpan, new_span
 from otel_asyncio.observe.flavour import extension
 
 if TYPE_CHECKING:
@@ -42,24 +42,9 @@ _TRACER_PARTS = ("sampler", "resource", "span_processor", "id_generator", "_span
 _SAMPLED = int(TraceFlags.SAMPLED)
 _UNSET = Status(StatusCode.UNSET)
 _RECORD_ONLY, _RECORD_AND_SAMPLE = sampling.Decision.RECORD_ONLY, sampling.Decision.RECORD_AND_SAMPLE
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
-
-_blank: Callable[[type[TaskSpan]], TaskSpan] = object.__new__  # without the SDK's constructors, which run when asked
 _SPAN = sdk._Span if "_context" in MADE_LATE else TaskSpan
 """The spans whose ids are read directly, as those of ours are once they have them."""
-_BY_THEIR_END: Any = sdk.Span.is_recording
-_IS_RECORDING = _BY_THEIR_END if _BY_THEIR_END.__code__.co_names == ("_end_time",) else None
-
-
-def _new_span(spans: SdkSpans) -> TaskSpan:
-    """The span of a task about to be made, but for what tells it from any other."""
-    span = _blank(TaskSpan)
-    span.spans = spans
-    span._context = span.parent_ids = None
-    span.touched = span.dropped = span.nested = span.yielded = False
-    span.decision, span.extra, span.links_at_end = _RECORD_AND_SAMPLE, _NOTHING, ()
-    return span
 
 
 # Of an SDK without a configurator of tracers; of a processor that does not say whom it tells.
@@ -95,9 +80,9 @@ class SdkSpans(SpansCell):
         self.as_is = self._plain_limits and self._metrics is None
         self.new_span_id = span_id_maker(tracer.id_generator)
         # Compiled, a span is a copy of the one that has nothing of its own.
-        self._new_span: Callable[[Any], TaskSpan] = _new_span if extension is None else extension.copy_slots
-        self.pattern = self if extension is None else _new_span(self)
-        self.is_recording = _IS_RECORDING
+        self._new_span: Callable[[Any], TaskSpan] = new_span if extension is None else extension.copy_slots
+        self.pattern = self if extension is None else new_span(self)
+        self.is_recording = IS_RECORDING
         if ARE_KNOWN:
             self.use(TaskSpan, _SPAN, Place, SpanContext)
 
@@ -263,24 +248,40 @@ class SdkSpans(SpansCell):
 
         None where somebody has to be asked, or told of its start: then the tracer makes it.
         """
+        ids = self._ids_below(parent)
+        if ids is not None:
+            if self._metrics is not None:
+                self._metrics.start_span(parent, _RECORD_AND_SAMPLE)()
+            self._hand_over(ids, name, parent, start, end, attributes, links, error)
+        return ids
+
+    def _ids_below(self, parent: SpanContext | None) -> SpanContext | None:
         if self.listed._span_processors is not self.processors:
             self._meet_processors()
         if not (self.silent and self._plain_limits and self.configured._tracer_config.is_enabled):
             return None
         if parent is None:
-            ids = root_ids(self._tracer.id_generator) if self._roots_are_sampled else None
-        else:
-            ids = child_ids(parent, self.new_span_id) if self.children_are_sampled else None
-        if ids is None:
-            return None
-        if self._metrics is not None:
-            self._metrics.start_span(parent, _RECORD_AND_SAMPLE)()
+            return root_ids(self._tracer.id_generator) if self._roots_are_sampled else None
+        return child_ids(parent, self.new_span_id) if self.children_are_sampled else None
+
+    def _hand_over(self, ids: SpanContext, *facts: Any) -> None:
         span = blank(GivenSpan)
         span._context = ids
-        span.facts = self._tracer, name, parent, start, end, attributes, links, error
+        span.facts = self._tracer, *facts
         for take in self.takers:
             take(span)
-        return ids
+
+    def begin(self, parent: SpanContext, name: str, start: int, attributes: Attributes) -> LateSpan | None:
+        """An open span, past the tracer; None as by `give`."""
+        ids = self._ids_below(parent) if self._metrics is None else None
+        return None if ids is None else LateSpan(self._tracer, ids, parent, name, start, attributes)
+
+    def end(self, span: Any, end: int, attributes: Attributes) -> bool:
+        """End it with these, all of its attributes. False, and nothing happens, where it is a whole one."""
+        if type(span) is not LateSpan or span.is_touched:
+            return False
+        self._hand_over(span._context, *span.end_untouched(end, attributes))
+        return True
 
     def settle(self, span: TaskSpan) -> None:
         """Become readable, after the end. Runs where the span is read: in the exporter's thread, as a rule."""

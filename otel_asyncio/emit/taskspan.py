@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk import trace as sdk
+from opentelemetry.sdk.trace import sampling
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext
 
 from otel_asyncio.emit.lineage import Lineage, identify
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import sampling
+    from collections.abc import Callable
 
     from otel_asyncio.emit.sdk import SdkSpans
 
 # What the SDK's constructors set: asked of a span of this version rather than listed.
 MADE_LATE = frozenset(vars(sdk._Span("", INVALID_SPAN_CONTEXT, limits=sdk.SpanLimits())))
 _MADE_TO_READ = frozenset(vars(sdk.ReadableSpan("")))
+
+_BY_THEIR_END: Any = sdk.Span.is_recording
+IS_RECORDING = _BY_THEIR_END if _BY_THEIR_END.__code__.co_names == ("_end_time",) else None
+"""The method of the SDK's spans, where it asks for nothing but their end."""
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class TaskSpan(Lineage, sdk.Span):
@@ -94,3 +102,16 @@ class TaskSpan(Lineage, sdk.Span):
     def finish(self, end_time: int) -> None:
         """End, as a whole span of the SDK."""
         sdk.Span.end(self, end_time)
+
+
+_blank: Callable[[type[TaskSpan]], TaskSpan] = object.__new__  # without the SDK's constructors, which run when asked
+
+
+def new_span(spans: SdkSpans) -> TaskSpan:
+    """The span of a task about to be made, but for what tells it from any other."""
+    span = _blank(TaskSpan)
+    span.spans = spans
+    span._context = span.parent_ids = None
+    span.touched = span.dropped = span.nested = span.yielded = False
+    span.decision, span.extra, span.links_at_end = sampling.Decision.RECORD_AND_SAMPLE, _NOTHING, ()
+    return span

@@ -126,6 +126,8 @@ class Executors:
     def _pool_of(self, executor: Any) -> Pool:
         """What is kept of an executor; the loop stands for its default one."""
         try:
+            return self._pools[executor]
+        except KeyError:
             return self._pools.setdefault(executor, Pool())
         except TypeError:  # somebody's own, without a hash or weak references
             return Pool()
