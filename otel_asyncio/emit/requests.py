@@ -27,15 +27,19 @@ if TYPE_CHECKING:
     from otel_asyncio.observe.clock import Clock
 
 
+_CLOCKS_AGREE = 1_000_000
+"""Nanoseconds: of a moment in a short step, one clock may say that it was just before."""
+
 _Moment = tuple["TaskRecord", int, int, int, int]
 """How far a task had come in the step that runs: what the split of an interval is made of, when it is read."""
 
 
 def _moment(record: TaskRecord, clock: Clock, stamped: int) -> _Moment:
     """The moment that the span's clock stamped in the step that runs, or now: a program may stamp any other time."""
-    now, began = clock.monotonic_ns(), record.step_started
-    then = now - clock.wall_ns() + stamped
-    moment = then if 0 < began <= then <= now else now
+    ago, began = clock.wall_ns() - stamped, record.step_started
+    now = clock.monotonic_ns()
+    then = now - ago
+    moment = max(then, began) if 0 < began <= then + _CLOCKS_AGREE and then <= now else now
     return record, moment, record.busy + moment - (began or moment), record.scheduled, record.steps
 
 
