@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from otel_asyncio.observe.cancelling import Cancellations
     from otel_asyncio.observe.loops import LoopState
 
-_SHUTTING_DOWN = runners._cancel_all_tasks.__code__  # type: ignore[attr-defined]
+SHUTTING_DOWN = runners._cancel_all_tasks.__code__  # type: ignore[attr-defined]
 
 
 class _Shared(Request):
@@ -145,7 +145,7 @@ def _made(by: Any, record: Any) -> bool:
 def burst_of(request: Request, frame: FrameType, state: LoopState, until: int) -> Burst | None:
     """A burst that begins with this request, where the rest of it would be judged by its frame alone."""
     by, code = state.running, frame.f_code
-    if code is _SHUTTING_DOWN:
+    if code is SHUTTING_DOWN:
         alike = by is None
     else:
         own = by is not None and sys.exception() is None and not info_of(code).internal and request.owner is not by

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from otel_asyncio.observe.bursts import Burst, burst_of
+from otel_asyncio.observe.bursts import SHUTTING_DOWN, Burst, burst_of
 from otel_asyncio.observe.cancellation import CancelDetail, Cancellation, Fate, Request, Stage, runs_on
 from otel_asyncio.observe.chain import walk
 from otel_asyncio.observe.eager import make_up_once_suspended
@@ -29,7 +29,7 @@ from otel_asyncio.observe.overrides import OUR_CALLS, make_watching_step
 from otel_asyncio.observe.records import NOT_READY, Counted
 from otel_asyncio.observe.rules import ASYNCIO_RULES, SCOPES, keeps_the_count
 from otel_asyncio.observe.shutdown import end_one, state_of
-from otel_asyncio.observe.storms import Storms
+from otel_asyncio.observe.storms import MOST, MOST_AT_THE_END, Storms
 
 if TYPE_CHECKING:
     from otel_asyncio.observe.loops import LoopState
@@ -86,7 +86,8 @@ class Cancellations:
         if outer is not None and frame.f_code in OUR_CALLS:
             request.brief = outer.brief
         else:
-            request.brief = not self._storms.admits(place, now)
+            most = MOST_AT_THE_END if frame.f_code is SHUTTING_DOWN else MOST
+            request.brief = not self._storms.admits(place, now, most)
         self.origins.find(frame, request, state)
         self._add(task, record, request, frame, message, now)
         if request.brief:

@@ -224,7 +224,7 @@ every_way = pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 @every_way
 def test_a_storm_leaves_few_spans(traced_run: TracedRun, spans: Spans, way: Any) -> None:
     traced_run(way())
-    assert 50 <= len(cancels(spans)) <= MANY / 2
+    assert 30 <= len(cancels(spans)) <= MANY / 2
     assert len([name for name in spans.names() if not name.startswith(("task ", "cancel "))]) <= MANY / 2
 
 
@@ -512,6 +512,7 @@ def test_a_shutdown_counts_all_that_it_cancels(
     traced_run(leave_behind())
     (span,) = [span for span in spans.all() if span.name == "asyncio.shutdown"]
     assert attributes(span)["asyncio.shutdown.cancelled"] == left
+    assert (len(cancels(spans)), told(spans.all())) == (min(left, 33), left)  # the last stands for all that are left
     assert attributes(span)["asyncio.shutdown.slowest"].endswith("Event.wait")
     cancelled = [each.end_time or 0 for each in spans.all() if each.name.startswith("task ")]
     assert (span.end_time or 0) >= max(cancelled)
