@@ -27,6 +27,8 @@ class ExecutorKind(StrEnum):
 class Stage(Enum):
     """How far a piece of work has come."""
 
+    __hash__ = object.__hash__
+
     QUEUED = auto()
     RUNNING = auto()
     RETURNED = auto()

@@ -59,6 +59,8 @@ class Fate(StrEnum):
 class Stage(Enum):
     """How far a cancellation has come."""
 
+    __hash__ = object.__hash__
+
     REQUESTED = auto()
     RAISED = auto()
     """The CancelledError has been thrown into the coroutine."""
