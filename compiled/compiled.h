@@ -265,6 +265,7 @@ is_cell(State *state, PyObject *record)
 PyObject *record_of(State *state, PyObject *task);
 LoopCell *cell_on(State *state, PyObject *loop);
 PyObject *answer_of(Answer *answer, PyObject *object, PyObject *name);
+PyObject *known_info(PyObject *infos, PyObject *key);
 PyObject *point_of(PyCodeObject *code, PyFrameObject *frame);
 /* Borrowed: the record in the slot of a task; NULL: it has no slot that is known, or nothing is in it. */
 static inline PyObject *
@@ -292,6 +293,7 @@ PyObject *step_bind(State *state, Step *step, PyObject *record, PyObject *task, 
                     PyObject *raised);
 PyObject *take_raised(void);
 void raise_again(PyObject *raised);
+int tell(PyObject *callee, PyObject *const *args, Py_ssize_t nargs);
 int tell_failure(PyObject *owner, PyObject *method);
 
 int task_is_done(State *state, PyObject *task);

@@ -216,21 +216,13 @@ make_counted(Maker *maker, LoopCell *cell, ShardCell *shard, const Given *given)
 
 /* ---- its record ---- */
 
-/* Borrowed: what is known of a code object; NULL, without an exception perhaps: nothing is yet. */
-static PyObject *
-known_info(Maker *maker, PyObject *key)
-{
-    PyObject *info = PyDict_GetItemWithError(maker->infos, key);
-    return info != NULL && PyTuple_Check(info) && PyTuple_GET_SIZE(info) == INFO_SIZE ? info : NULL;
-}
-
 /* New: what is known of the code of a coroutine; NULL, without an exception perhaps: it is for Python to look at. */
 static PyObject *
 usual_code(Maker *maker, PyObject *coro)
 {
     PyObject *code = PyObject_GetAttr(coro, maker->state->s_cr_code);
     PyObject *key = code == NULL ? NULL : PyLong_FromVoidPtr(code);
-    PyObject *info = key == NULL ? NULL : Py_XNewRef(known_info(maker, key));
+    PyObject *info = key == NULL ? NULL : Py_XNewRef(known_info(maker->infos, key));
     if (info != NULL && (PyTuple_GET_ITEM(info, INFO_WRAPPED) != Py_None || PyTuple_GET_ITEM(info, INFO_HOUSEKEEPING) != Py_False)) {
         Py_CLEAR(info);
     }
@@ -310,7 +302,7 @@ creation_point(Maker *maker, int made_by_task)
         PyObject *key = PyLong_FromVoidPtr(code);
         int passed = key == NULL ? -1 : PySet_Contains(maker->passed, key);
         if (passed == 0) {
-            PyObject *info = known_info(maker, key);
+            PyObject *info = known_info(maker->infos, key);
             if (info != NULL && PyTuple_GET_ITEM(info, INFO_INTERNAL) == Py_False) {
                 point = point_of(code, (PyFrameObject *)frame);
             }

@@ -1,5 +1,5 @@
 /* What every step has to look up, found once and remembered: where a task has its record, what is kept of a loop, what
-   answers an attribute, where a frame stands. Each is a short way to what the look-up by name would find. */
+   answers an attribute, what is known of a code object, where a frame stands. Each is a short way to what the look-up by name would find. */
 
 #include "compiled.h"
 
@@ -53,6 +53,14 @@ cell_on(State *state, PyObject *loop)
     }
     PyErr_Clear();
     return cell;
+}
+
+/* Borrowed: what is known of a code object; NULL, without an exception perhaps: nothing is yet. */
+PyObject *
+known_info(PyObject *infos, PyObject *key)
+{
+    PyObject *info = PyDict_GetItemWithError(infos, key);
+    return info != NULL && PyTuple_Check(info) && PyTuple_GET_SIZE(info) == INFO_SIZE ? info : NULL;
 }
 
 /* New: where a frame stands, as code and instruction. */

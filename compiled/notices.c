@@ -60,12 +60,9 @@ static int
 is_program(Notice *notice, PyCodeObject *code)
 {
     PyObject *key = PyLong_FromVoidPtr(code);
-    PyObject *info = key == NULL ? NULL : PyDict_GetItemWithError(notice->infos, key);
+    PyObject *info = key == NULL ? NULL : known_info(notice->infos, key);
     Py_XDECREF(key);
-    if (info == NULL) {
-        return PyErr_Occurred() ? -1 : 0;
-    }
-    return PyTuple_Check(info) && PyTuple_GET_SIZE(info) == INFO_SIZE && PyTuple_GET_ITEM(info, INFO_INTERNAL) == Py_False;
+    return info != NULL ? PyTuple_GET_ITEM(info, INFO_INTERNAL) == Py_False : PyErr_Occurred() ? -1 : 0;
 }
 
 /* New: where a frame stands, if that is known to be code of the program; else what a search finds from there outwards. */
@@ -130,9 +127,7 @@ note_taken(Notice *notice, PyObject *key)
     }
     if (taken != NULL && (status = PyDict_SetItem(notice->holds, key, taken)) == 0 &&
         PyDict_GET_SIZE(notice->holds) > notice->most) {
-        PyObject *answer = PyObject_CallNoArgs(notice->forget_oldest);
-        status = answer == NULL ? -1 : 0;
-        Py_XDECREF(answer);
+        status = tell(notice->forget_oldest, NULL, 0);
     }
     Py_XDECREF(record);
     Py_XDECREF(unrecorded);
@@ -172,9 +167,7 @@ note_released(Notice *notice, PyObject *lock, PyObject *key)
     if (status >= 0) {
         int matters = PyDict_GET_SIZE(notice->past) > 0 ? 1 : taken != NULL ? is_awaited(notice->state, lock) : 0;
         PyObject *args[2] = {lock, taken == NULL ? Py_None : taken};
-        PyObject *answer = matters > 0 ? PyObject_Vectorcall(notice->released, args, 2, NULL) : NULL;
-        status = matters < 0 || (matters > 0 && answer == NULL) ? -1 : 0;
-        Py_XDECREF(answer);
+        status = matters > 0 ? tell(notice->released, args, 2) : matters;
     }
     Py_XDECREF(taken);
     return status;
@@ -293,15 +286,8 @@ tell_all(SetAttribute *hook, PyObject *lock, PyObject *locked)
 {
     int status = 0;
     for (Py_ssize_t i = 0; status == 0 && i < PyList_GET_SIZE(hook->told); i++) {
-        PyObject *notice = Py_NewRef(PyList_GET_ITEM(hook->told, i));
-        if (Py_IS_TYPE(notice, hook->state->notice_type)) {
-            status = note((Notice *)notice, lock, locked);
-        }
-        else {
-            PyObject *args[2] = {lock, locked}, *answer = PyObject_Vectorcall(notice, args, 2, NULL);
-            status = answer == NULL ? -1 : 0;
-            Py_XDECREF(answer);
-        }
+        PyObject *notice = Py_NewRef(PyList_GET_ITEM(hook->told, i)), *args[2] = {lock, locked};
+        status = tell(notice, args, 2);
         Py_DECREF(notice);
     }
     return status;
@@ -313,9 +299,7 @@ set_before(SetAttribute *hook, PyObject *const *args)
     if (hook->before == NULL) {
         return PyObject_GenericSetAttr(args[0], args[1], args[2]);
     }
-    PyObject *answer = PyObject_Vectorcall(hook->before, args, 3, NULL);
-    Py_XDECREF(answer);
-    return answer == NULL ? -1 : 0;
+    return tell(hook->before, args, 3);
 }
 
 static PyObject *

@@ -57,7 +57,8 @@ tell_failure(PyObject *owner, PyObject *method)
 
 /* ---- what an observer is told; its own failures are the program's only where Python's would be ---- */
 
-static int
+/* Call, for what it does. Negative on error. */
+int
 tell(PyObject *callee, PyObject *const *args, Py_ssize_t nargs)
 {
     PyObject *answer = PyObject_Vectorcall(callee, args, nargs, NULL);

@@ -103,12 +103,12 @@ class ExecutorSpans:
             return None
         ids = parent.get_span_context()
         attributes = partial(_start_attributes, call)
-        spans = self._tracing.spans
-        late = None if spans is None else spans.begin(ids, names.executor_span(call.qualname), call.wall, attributes)
+        spans, name = self._tracing.spans, names.executor_span(call.qualname)
+        late = None if spans is None else spans.begin(ids, name, call.wall, attributes)
         if late is not None:
             return late
         span = self._tracing.tracer.start_span(
-            names.executor_span(call.qualname),
+            name,
             context=Context({**telemetry, SPAN_KEY: NonRecordingSpan(ids)}),
             attributes=attributes(),
             start_time=call.wall,

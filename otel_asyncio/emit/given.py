@@ -33,6 +33,15 @@ def cuts_nothing(limits: Any) -> bool:
     )
 
 
+def origin_of(tracer: Any) -> dict[str, Any]:
+    """What every span of a tracer is made with."""
+    return {
+        "resource": tracer.resource,
+        "instrumentation_info": getattr(tracer, "instrumentation_info", None),
+        "instrumentation_scope": tracer._instrumentation_scope,
+    }
+
+
 class GivenSpan(sdk.ReadableSpan):
     """A span that nobody can change any more. Until somebody reads it, only its ids, and what it is made of."""
 
@@ -67,11 +76,9 @@ class GivenSpan(sdk.ReadableSpan):
             name=name,
             context=self._context,
             parent=parent,
-            resource=tracer.resource,
             attributes=made(attributes),
             links=as_links(links),
-            instrumentation_info=getattr(tracer, "instrumentation_info", None),
-            instrumentation_scope=tracer._instrumentation_scope,
+            **origin_of(tracer),
             status=_UNSET if error is None else Status(StatusCode.ERROR, error),
             start_time=start,
             end_time=end,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk import trace as sdk
 
+from otel_asyncio.emit.given import origin_of
 from otel_asyncio.emit.intervals import made
 from otel_asyncio.emit.taskspan import MADE_LATE
 
@@ -57,12 +58,10 @@ class LateSpan(sdk.Span):
             context=self._context,
             parent=parent,
             sampler=tracer.sampler,
-            resource=tracer.resource,
             attributes=made(attributes),
             span_processor=tracer.span_processor,
             limits=tracer._span_limits,
-            instrumentation_info=getattr(tracer, "instrumentation_info", None),
-            instrumentation_scope=tracer._instrumentation_scope,
+            **origin_of(tracer),
         )
         whole._start_time, whole._end_time = start, end
         for part, value in vars(whole).items():

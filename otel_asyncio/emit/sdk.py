@@ -23,7 +23,7 @@ from otel_asyncio.emit import names
 from otel_asyncio.emit.asking import samples_children, samples_roots
 from otel_asyncio.emit.attributes import TaskAttributes, end_attributes, start_attributes
 from otel_asyncio.emit.errors import record_error
-from otel_asyncio.emit.given import GivenSpan, blank, cuts_nothing
+from otel_asyncio.emit.given import GivenSpan, blank, cuts_nothing, origin_of
 from otel_asyncio.emit.ids import ARE_KNOWN, RANDOM, child_ids, random_flag, root_ids, span_id_maker
 from otel_asyncio.emit.late import LateSpan
 from otel_asyncio.emit.lineage import Place, identify
@@ -180,15 +180,12 @@ class SdkSpans(SpansCell):
 
     def _identity(self, span: TaskSpan) -> dict[str, Any]:
         """What a span of the SDK is made with, whole or only to be read."""
-        tracer = self._tracer
         return {
             "name": names.task_span(span.record.qualname),
             "context": span.context,
             "parent": span.parent_ids,
-            "resource": tracer.resource,
             "links": span.task_links,
-            "instrumentation_info": getattr(tracer, "instrumentation_info", None),
-            "instrumentation_scope": tracer._instrumentation_scope,
+            **origin_of(self._tracer),
         }
 
     def close(self, span: TaskSpan, error: BaseException | None, wanted: bool) -> SpanContext | None:

@@ -100,10 +100,6 @@ _told: list[Callable[[Any, bool], None]] = []
 """Who hears of each change of a lock: nearly always one."""
 
 
-def _notice(before: Callable[..., None]) -> Callable[..., None]:
-    return make_set_attribute(before, _told)
-
-
 class Locks:
     """Who holds which lock. One entry for each lock that is held, written only by the thread of the lock's loop.
 
@@ -144,7 +140,7 @@ class Locks:
 
     def install(self) -> Callable[[], None]:
         """Look at every Lock of the process; returns the way to stop."""
-        undo = replace_shared(asyncio.Lock, "__setattr__", _notice)
+        undo = replace_shared(asyncio.Lock, "__setattr__", lambda before: make_set_attribute(before, _told))
         if not self._installed:
             _told.append(self._notice)
         self._installed += 1
