@@ -572,6 +572,16 @@ def test_nothing_is_left_when_tracing_stops_while_work_runs(run: Callable[..., A
     assert vars(base_events.BaseEventLoop)["run_in_executor"] is before
 
 
+def test_work_that_runs_when_tracing_stops_is_told_all_the_same(run: Callable[..., Any], spans: Spans) -> None:
+    async def main() -> None:
+        with spans.tracer.start_as_current_span("request"):
+            await asyncio.to_thread(lambda: AsyncioInstrumentor().uninstrument())
+
+    with instrumented(spans):
+        run(main())
+    assert len(executors_of(spans)) == 1
+
+
 @both_ways
 def test_what_fails_in_following_work_is_said_once_and_the_work_is_done(
     traced_run: TracedRun, spans: Spans, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
