@@ -172,8 +172,7 @@ static PyObject *
 record_of_step(Announcer *hook, PyObject *loop, PyObject *task, PyObject *context)
 {
     PyObject *record = record_of(hook->state, task);
-    if (record == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
-        PyErr_Clear();
+    if (record == NULL && !PyErr_Occurred()) {
         PyObject *args[] = {loop, task, context == NULL ? Py_None : context};
         record = PyObject_Vectorcall(hook->adopt, args, 3, NULL);
     }
@@ -331,12 +330,6 @@ announcer_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObj
 }
 
 static PyObject *
-announcer_get(PyObject *self, PyObject *object, PyObject *type)
-{
-    return object == NULL || object == Py_None ? Py_NewRef(self) : PyMethod_New(self, object);
-}
-
-static PyObject *
 announcer_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"original", "clock", "adopt", "hide", "step_type", "py_step", "py_wakeup", "direct",
@@ -448,17 +441,13 @@ static PyGetSetDef announcer_getset[] = {
 };
 
 static PyType_Slot announcer_slots[] = {
-    {Py_tp_new, announcer_new},           {Py_tp_call, PyVectorcall_Call}, {Py_tp_descr_get, announcer_get},
+    {Py_tp_new, announcer_new},           {Py_tp_call, PyVectorcall_Call}, {Py_tp_descr_get, bind},
     {Py_tp_traverse, announcer_traverse}, {Py_tp_clear, announcer_clear},  {Py_tp_dealloc, announcer_dealloc},
     {Py_tp_members, announcer_members},   {Py_tp_getset, announcer_getset}, {0, NULL},
 };
 
-/* A method descriptor to the interpreter: `loop.call_soon(…)` need not make a bound method. */
 static PyType_Spec announcer_spec = {
-    "otel_asyncio.observe._compiled.Announcer", sizeof(Announcer), 0,
-    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR |
-        Py_TPFLAGS_IMMUTABLETYPE,
-    announcer_slots};
+    "otel_asyncio.observe._compiled.Announcer", sizeof(Announcer), 0, METHOD, announcer_slots};
 
 int
 announce_add(PyObject *module, State *state)

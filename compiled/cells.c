@@ -180,6 +180,7 @@ static PyMemberDef loop_members[] = {
     OBJECT(LoopCell, counted),
     {"metered", T_BOOL, offsetof(LoopCell, metered), 0, NULL},
     {"let_go", T_BOOL, offsetof(LoopCell, let_go), 0, NULL},
+    {"dozes", T_BOOL, offsetof(LoopCell, dozes), 0, NULL},
     {"innermost", T_OBJECT, offsetof(LoopCell, innermost), READONLY, NULL},
     {"turn", T_LONGLONG, offsetof(LoopCell, turn), READONLY, NULL},
     {"frameless", T_LONGLONG, offsetof(LoopCell, frameless), READONLY, NULL},

@@ -18,7 +18,7 @@
 #endif
 
 /* Changed with every change of what Python and C expect of each other; otel_asyncio/observe/flavour.py has it too. */
-#define INTERFACE 7
+#define INTERFACE 8
 
 #define NOT_READY (-1)
 
@@ -83,6 +83,7 @@ typedef struct {
     PyObject *burst, *cancelling, *counted; /* a storm of cancellations, the request made now, a stand-in; or None */
     char metered;
     char let_go; /* nothing of the loop is followed any more */
+    char dozes;  /* nothing has run for long, and the watchdog wants to know of what comes first; written by its thread, too */
     struct State *seen_in; /* where it may be remembered as the one met last, or NULL */
     /* Of the steps that run in C, without a frame of Python: the watchdog asks here for what it cannot see. */
     PyObject *innermost;             /* Cell: of the one that was begun last, or None */
@@ -238,6 +239,18 @@ clock_now(Clock *clock, long long *now)
         Py_DECREF(type);                       \
     }
 
+/* Of the type of a callable that stands for a method of the loop: `loop.call_soon(…)` need not make a bound method. */
+#define METHOD                                                                                                    \
+    (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR |          \
+     Py_TPFLAGS_IMMUTABLETYPE)
+
+/* Its tp_descr_get. */
+static inline PyObject *
+bind(PyObject *callable, PyObject *object, PyObject *type)
+{
+    return object == NULL || object == Py_None ? Py_NewRef(callable) : PyMethod_New(callable, object);
+}
+
 /* cells.c */
 int cells_add(PyObject *module, State *state);
 static inline ShardCell *
@@ -263,6 +276,7 @@ is_cell(State *state, PyObject *record)
 
 /* lookups.c */
 PyObject *record_of(State *state, PyObject *task);
+int has_record(State *state, PyObject *task, PyObject *record);
 LoopCell *cell_on(State *state, PyObject *loop);
 PyObject *answer_of(Answer *answer, PyObject *object, PyObject *name);
 PyObject *known_info(PyObject *infos, PyObject *key);

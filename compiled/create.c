@@ -3,16 +3,17 @@
 
 #include "compiled.h"
 
-/* ---- Maker: `make(loop, coro, name, context)`, `make(loop, coro, **keywords)` ----
+/* ---- Maker: `loop.create_task(coro, *, name, context)`, or a task factory `(loop, coro, **keywords)` ----
 
-   Called by `create_task`, or by a task factory of ours. The usual case is a coroutine, no factory but that one, the stock
-   task class. Of all else it says NotImplemented before anything has happened, and whoever called it goes on in Python. */
+   The usual case is a coroutine, no factory but that one, the stock task class. All else goes to the Python one before
+   anything has happened here. */
 
 typedef struct {
     PyObject_HEAD
     vectorcallfunc vectorcall;
     State *state;
-    PyObject *not_given;          /* what stands for a name or a context that was not given */
+    PyObject *dict, *weakrefs;
+    PyObject *plain;              /* the same in Python */
     PyObject *observation, *sink; /* asked for `place` and for `unwanted` each time: both may become another */
     PyObject *surroundings;
     PyObject *tasks;              /* the module, whose Task is looked at each time: somebody may put another there */
@@ -31,7 +32,7 @@ typedef struct {
     PyObject *eager_tasks;        /* those in a first step that nobody announced, or something where none can be seen */
     Clock clock;
     int stock;                    /* whether the loop's attributes are known; others are asked */
-    int factory;                  /* whether a factory calls it, which the loop has asked to */
+    int factory;                  /* whether it is a factory, which the loop has asked to make the task */
 } Maker;
 
 /* What `create_task` was given. Borrowed. */
@@ -39,10 +40,11 @@ typedef struct {
     PyObject *loop, *coro, *name, *context;
 } Given;
 
-/* The keywords that a factory was called with. `eager_start` is for Python, unless it asks for what is usual. */
+/* The keywords that it was called with. `eager_start` is for Python, unless a factory is asked for what is usual. */
 static int
-read_keywords(State *state, PyObject *const *args, PyObject *keywords, Given *given)
+read_keywords(Maker *maker, PyObject *const *args, PyObject *keywords, Given *given)
 {
+    State *state = maker->state;
     Py_ssize_t count = keywords == NULL ? 0 : PyTuple_GET_SIZE(keywords);
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *keyword = PyTuple_GET_ITEM(keywords, i);
@@ -52,7 +54,7 @@ read_keywords(State *state, PyObject *const *args, PyObject *keywords, Given *gi
         else if (keyword == state->s_context) {
             given->context = args[i];
         }
-        else if (keyword != state->s_eager_start || (args[i] != Py_None && args[i] != Py_False)) {
+        else if (!maker->factory || keyword != state->s_eager_start || (args[i] != Py_None && args[i] != Py_False)) {
             return 0; /* or one of them in a string of its own, which Python knows as well */
         }
     }
@@ -63,21 +65,12 @@ read_keywords(State *state, PyObject *const *args, PyObject *keywords, Given *gi
 static int
 read_given(Maker *maker, PyObject *const *args, Py_ssize_t nargs, PyObject *keywords, Given *given)
 {
-    int all = nargs == 4 && keywords == NULL;
-    if (nargs != 2 && !all) {
+    if (nargs != 2) {
         return 0;
     }
-    *given = (Given){args[0], args[1], all ? args[2] : Py_None, all ? args[3] : Py_None};
-    if (!all && !read_keywords(maker->state, args + 2, keywords, given)) {
-        return 0;
-    }
-    if (given->name == maker->not_given) {
-        given->name = Py_None;
-    }
-    if (given->context == maker->not_given) {
-        given->context = Py_None;
-    }
-    return PyCoro_CheckExact(given->coro) && (given->name == Py_None || PyUnicode_CheckExact(given->name)) &&
+    *given = (Given){args[0], args[1], Py_None, Py_None};
+    return read_keywords(maker, args + 2, keywords, given) && PyCoro_CheckExact(given->coro) &&
+           (given->name == Py_None || PyUnicode_CheckExact(given->name)) &&
            (given->context == Py_None || PyContext_CheckExact(given->context));
 }
 
@@ -289,14 +282,14 @@ creator_of(Maker *maker, LoopCell *cell, PyObject *loop)
 }
 
 /* New: the pair of code and instruction of the line that makes the task, found as code.creation_point does from the caller
-   of `create_task` outwards; None: the loop made it itself. NULL, without an exception: no task makes it, and what calls may
+   outwards; None: the loop made it itself. NULL, without an exception: no task makes it, and what calls may
    tell of what kind it is (LoopState._kind_from_outside). Only where the loop does not run yet, or what it calls is asyncio's. */
 static PyObject *
 creation_point(Maker *maker, int made_by_task)
 {
     State *state = maker->state;
     int unclear = made_by_task ? 0 : is_answer(PyObject_CallNoArgs(maker->get_running_loop), Py_None);
-    PyObject *point = NULL, *frame = unclear != 0 ? NULL : PyObject_CallOneArg(state->getframe, state->one);
+    PyObject *point = NULL, *frame = unclear != 0 ? NULL : PyObject_CallNoArgs(state->getframe);
     while (frame != NULL) {
         PyCodeObject *code = PyFrame_GetCode((PyFrameObject *)frame);
         PyObject *key = PyLong_FromVoidPtr(code);
@@ -384,8 +377,8 @@ open_record(Maker *maker, LoopCell *cell, const Birth *birth, PyObject *place, c
     }
     PyObject *args[] = {(PyObject *)record, place, given->context};
     *context = PyObject_Vectorcall(maker->opened, args, 3, NULL);
-    if (*context != NULL && !is_none(cell->watch)) {
-        PyObject *answer = PyObject_CallMethodNoArgs(cell->watch, maker->state->s_stir);
+    if (*context != NULL && cell->dozes) {
+        PyObject *answer = PyObject_CallMethodNoArgs((PyObject *)cell, maker->state->s_stir);
         if (answer == NULL) {
             Py_CLEAR(*context);
         }
@@ -559,22 +552,17 @@ maker_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject 
         }
         cell = usual ? known_cell(maker, given.loop) : NULL;
     }
-    PyObject *task = NULL;
+    /* Both are held: the constructor announces the first step, and whoever hears of that may do as he likes. */
     ShardCell *shard = cell == NULL ? NULL : (ShardCell *)Py_XNewRef(shard_of(state, cell));
-    if (shard != NULL) {
-        /* Both are held: the constructor announces the first step, and whoever hears of that may do as he likes. */
-        task = hidden(maker, make(maker, cell, shard, &given));
-    }
-    else {
-        task = Py_NewRef(Py_NotImplemented);
-    }
+    PyObject *task = shard == NULL ? PyObject_Vectorcall(maker->plain, args, nargsf, keywords)
+                                   : hidden(maker, make(maker, cell, shard, &given));
     Py_XDECREF(shard);
     Py_XDECREF(cell);
     return task;
 }
 
 #define EACH_OF_MAKER(DO)                                                                                      \
-    DO(not_given) DO(observation) DO(sink) DO(surroundings) DO(tasks) DO(task) DO(observed)                    \
+    DO(plain) DO(observation) DO(sink) DO(surroundings) DO(tasks) DO(task) DO(observed)                    \
     DO(recorded) DO(glimpse) DO(hide) DO(lost) DO(record_type) DO(kind) DO(next_id) DO(opened) DO(wall)        \
     DO(infos) DO(passed) DO(find_point) DO(get_running_loop) DO(current_task) DO(eager_tasks)
 
@@ -583,6 +571,7 @@ maker_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Maker *maker = (Maker *)self;
     Py_VISIT(Py_TYPE(self));
+    Py_VISIT(maker->dict);
     Py_VISIT(maker->clock.ask);
 #define VISIT_OF_MAKER(field) Py_VISIT(maker->field);
     EACH_OF_MAKER(VISIT_OF_MAKER)
@@ -595,6 +584,8 @@ maker_dealloc(PyObject *self)
     Maker *maker = (Maker *)self;
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
+    PyObject_ClearWeakRefs(self);
+    Py_CLEAR(maker->dict);
     Py_CLEAR(maker->clock.ask);
 #define CLEAR_OF_MAKER(field) Py_CLEAR(maker->field);
     EACH_OF_MAKER(CLEAR_OF_MAKER)
@@ -617,13 +608,13 @@ maker_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 #define NAME_OF_PART(field) #field,
     static char *names[] = {"clock", "stock", "factory", EACH_OF_MAKER(NAME_OF_PART) NULL};
     if (!PyArg_ParseTupleAndKeywords(
-            args, keywords, "$OppOOOOOOO!OOOOO!OOOOO!O!OOOO:Maker", names, &clock, &maker->stock, &maker->factory, &maker->not_given,
+            args, keywords, "$OppOOOOOOO!OOOOO!OOOOO!O!OOOO:Maker", names, &clock, &maker->stock, &maker->factory, &maker->plain,
             &maker->observation, &maker->sink, &maker->surroundings, &maker->tasks, &maker->task, &PyType_Type,
             &maker->observed, &maker->recorded, &maker->glimpse, &maker->hide, &maker->lost,
             &PyType_Type, &maker->record_type, &maker->kind, &maker->next_id, &maker->opened, &maker->wall, &PyDict_Type,
             &maker->infos, &PySet_Type, &maker->passed, &maker->find_point, &maker->get_running_loop,
             &maker->current_task, &maker->eager_tasks)) {
-        memset(&maker->not_given, 0, sizeof(Maker) - offsetof(Maker, not_given)); /* what was parsed is only borrowed */
+        memset(&maker->plain, 0, sizeof(Maker) - offsetof(Maker, plain)); /* what was parsed is only borrowed */
         Py_DECREF(maker);
         return NULL;
     }
@@ -642,18 +633,24 @@ maker_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 
 static PyMemberDef maker_members[] = {
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(Maker, vectorcall), READONLY, NULL},
+    {"__dictoffset__", T_PYSSIZET, offsetof(Maker, dict), READONLY, NULL},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(Maker, weakrefs), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
-#define CALLABLE (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_IMMUTABLETYPE)
+static PyGetSetDef bindset[] = {
+    {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
 
 /* No tp_clear: whatever cycle it is part of goes through Python's objects, and it may be called until it is freed. */
 static PyType_Slot maker_slots[] = {
-    {Py_tp_new, maker_new},           {Py_tp_call, PyVectorcall_Call},  {Py_tp_traverse, maker_traverse},
-    {Py_tp_dealloc, maker_dealloc},   {Py_tp_members, maker_members},   {0, NULL},
+    {Py_tp_new, maker_new},           {Py_tp_call, PyVectorcall_Call}, {Py_tp_descr_get, bind},
+    {Py_tp_traverse, maker_traverse}, {Py_tp_dealloc, maker_dealloc},  {Py_tp_members, maker_members},
+    {Py_tp_getset, bindset},     {0, NULL},
 };
 
-static PyType_Spec maker_spec = {"otel_asyncio.observe._compiled.Maker", sizeof(Maker), 0, CALLABLE, maker_slots};
+static PyType_Spec maker_spec = {"otel_asyncio.observe._compiled.Maker", sizeof(Maker), 0, METHOD, maker_slots};
 
 int
 create_add(PyObject *module, State *state)

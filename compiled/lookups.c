@@ -18,7 +18,24 @@ find_slot(State *state, PyTypeObject *type)
     }
 }
 
-/* New: the record of a task; NULL, with the AttributeError: it has none. */
+/* `getattr(object, name, None)`, but NULL for None. Most of what is asked for is there: only 3.13 has a way that
+   makes no exception of it where it is not. */
+static PyObject *
+attribute_or_null(PyObject *object, PyObject *name)
+{
+    PyObject *found = NULL;
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject_GetOptionalAttr(object, name, &found);
+#else
+    found = PyObject_GetAttr(object, name);
+    if (found == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        PyErr_Clear();
+    }
+#endif
+    return found;
+}
+
+/* New: the record of a task; NULL, without an exception perhaps: it has none. */
 PyObject *
 record_of(State *state, PyObject *task)
 {
@@ -29,7 +46,16 @@ record_of(State *state, PyObject *task)
     if (Py_TYPE(task) != state->slotted && Py_TYPE(task) != state->unslotted) {
         find_slot(state, Py_TYPE(task));
     }
-    return PyObject_GetAttr(task, state->s_otel_asyncio);
+    return attribute_or_null(task, state->s_otel_asyncio);
+}
+
+/* Whether this is the task's record. Negative on error. */
+int
+has_record(State *state, PyObject *task, PyObject *record)
+{
+    PyObject *found = record_of(state, task);
+    Py_XDECREF(found);
+    return found == NULL && PyErr_Occurred() ? -1 : found == record;
 }
 
 /* New: what is kept of the loop; NULL, without an exception: it is followed no longer, or not yet. */
@@ -41,7 +67,7 @@ cell_on(State *state, PyObject *loop)
     if (cell != NULL && ((PyWeakReference *)state->seen_loop)->wr_object == loop && !cell->let_go) {
         return (LoopCell *)Py_NewRef(cell);
     }
-    cell = (LoopCell *)PyObject_GetAttr(loop, state->s_otel_asyncio);
+    cell = (LoopCell *)attribute_or_null(loop, state->s_otel_asyncio);
     PyObject *ref = NULL;
     if (cell != NULL && !PyObject_TypeCheck(cell, state->loop_type)) {
         Py_CLEAR(cell);

@@ -39,14 +39,13 @@ read_holder(Notice *notice, PyObject **record, PyObject **unrecorded)
     }
     int status = 0;
     PyObject *found = record_of(notice->state, task);
-    if (found == NULL && !PyErr_ExceptionMatches(PyExc_AttributeError)) {
+    if (found == NULL && PyErr_Occurred()) {
         status = -1;
     }
     else if (found != NULL && Py_IS_TYPE(found, notice->record_type)) {
         *record = Py_NewRef(found);
     }
     else {
-        PyErr_Clear();
         *unrecorded = PyWeakref_NewRef(task, NULL);
         status = *unrecorded == NULL ? -1 : 0;
     }

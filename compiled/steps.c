@@ -198,7 +198,7 @@ finish_counted(State *state, Step *step, PyObject *record, PyObject *task, PyObj
         plain = has_returned(state, task);
     }
     if (plain > 0) { /* and has not been given a record of its own */
-        plain = is_answer(record_of(state, task), record);
+        plain = has_record(state, task, record);
     }
     if (plain > 0) {
         shard->succeeded++;
@@ -312,7 +312,7 @@ is_still_in_burst(State *state, PyObject *record, PyObject *task)
     if (burst_of(state, record) == NULL) {
         return 0;
     }
-    int same = is_answer(record_of(state, task), record);
+    int same = has_record(state, task, record);
     if (same < 0) {
         PyErr_Clear();
     }

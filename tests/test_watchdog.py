@@ -301,10 +301,10 @@ def test_where_nothing_runs_the_next_look_is_put_off(new_loop: NewLoop, spans: S
         loop, seen = asyncio.get_running_loop(), []
         (watch,) = instrumentor.observation.watching._watches
         watch.stir()  # the watchdog may have looked before the loop began to run
-        seen.append(watch._thread.dozes)
+        seen.append(watch.state.dozes)
         for _ in range(40):
             timer = loop.create_future()
-            loop.call_later(0.5, lambda done=timer: (seen.append(watch._thread.dozes), done.set_result(None)))
+            loop.call_later(0.5, lambda done=timer: (seen.append(watch.state.dozes), done.set_result(None)))
             await timer
             if seen[-1]:
                 break
@@ -328,7 +328,7 @@ def test_a_recorded_task_that_begins_or_goes_on_after_a_long_wait_wakes_the_watc
         monkeypatch.setattr(watch, "tick", lambda *_: None)
 
         def doze() -> None:
-            watch._thread.dozes = True
+            watch.state.dozes = True
 
         doze()
         at = "begins"

@@ -21,7 +21,7 @@ from otel_asyncio.observe import flavour
 
 compiled_only = pytest.mark.skipif(flavour.FLAVOUR != "compiled", reason="needs Python and the compiled step hook")
 OBSERVER = str(Path(otel_asyncio.__file__).parent / "observe") + os.sep
-HOOKS = {"make_create_task.<locals>.create_task", "make_factory.<locals>.factory", "_subclass.<locals>.set_name"}
+HOOKS = {"_subclass.<locals>.set_name"}
 
 Act = Callable[[], Any]
 

@@ -95,6 +95,7 @@ class LoopCell:
         "burst",
         "cancelling",
         "counted",
+        "dozes",
         "expected",
         "let_go",
         "metered",
@@ -129,6 +130,8 @@ class LoopCell:
     """Whether somebody reads the metrics, so that it pays to keep samples and to time the loop."""
     let_go: bool
     """Whether nothing of the loop is followed any more."""
+    dozes: bool
+    """Whether nothing has run for so long that the watchdog's next look is put off. Written by the watchdog's thread, too."""
     frameless: int = 0
     """How many compiled steps run now, one inside another where the loop runs nested."""
     turn: int = 0

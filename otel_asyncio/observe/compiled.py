@@ -77,30 +77,26 @@ def make_brief_step(cancellations: Cancellations, inner: Any) -> Any:
 
 def make_create_task(observation: Observation, original: Callable[..., Any]) -> Callable[..., Any]:
     """The `create_task` that makes observed tasks, for a class whose own is `original`."""
+    plain = create.make_create_task(observation, original)
     if create.is_wrapped(original):
-        return create.make_create_task(observation, original)
-    make = _make_maker(observation, stock=create.has_known_loops(original), factory=False)
-    return create.make_create_task(observation, original, make)
+        return plain
+    make = _make_maker(observation, plain, stock=create.has_known_loops(original), factory=False)
+    return update_wrapper(make, original, assigned=WRAPPER_ASSIGNMENTS, updated=())
 
 
 def make_factory(observation: Observation, construct: Callable[..., Any]) -> Callable[..., Any]:
     """A task factory; what is not usual is for `construct`."""
-    make = _make_maker(observation, stock=False, factory=True)
-
-    def factory(loop: Any, coro: Any, **kwargs: Any) -> Any:
-        task = make(loop, coro, **kwargs)
-        return construct(coro, loop=loop, **kwargs) if task is NotImplemented else task
-
-    return factory
+    plain = create.make_factory(observation, construct)
+    return update_wrapper(_make_maker(observation, plain, stock=False, factory=True), plain)
 
 
-def _make_maker(observation: Observation, *, stock: bool, factory: bool) -> Any:
-    """What makes tasks in the usual case: `make(loop, coro, name, context)`, `make(loop, coro, **kwargs)`.
+def _make_maker(observation: Observation, plain: Callable[..., Any], *, stock: bool, factory: bool) -> Any:
+    """What makes tasks in the usual case, and else calls `plain`.
 
     `stock`: whether the attributes of its loops are asyncio's own; `factory`: whether it is called as one.
     """
     return extension.Maker(
-        not_given=create.NOT_GIVEN,
+        plain=plain,
         observation=observation,
         sink=observation.sink,
         surroundings=observation.sink.surroundings,

@@ -24,12 +24,9 @@ _STOCK = base_events.BaseEventLoop.create_task
 NOT_GIVEN: Any = object()  # a factory gets the keywords that the program gave, and no others
 
 
-def make_create_task(  # noqa: C901 - written out, it runs for every task
-    observation: Observation, original: Callable[..., Any], make: Callable[..., Any] | None = None
-) -> Callable[..., Any]:
+def make_create_task(observation: Observation, original: Callable[..., Any]) -> Callable[..., Any]:
     """The `create_task` that makes observed tasks, for a class whose own is `original`.
 
-    `make`, where the usual case is compiled, makes the task of `(loop, coro, name, context)`, or says NotImplemented.
     A factory that the program has set wins and is composed with; `get_task_factory()` goes on telling the truth. The
     usual case is written out: a coroutine, no factory, no keyword but name and context; of these, the tasks under an
     unsampled span are told by one look at their surroundings.
@@ -43,10 +40,6 @@ def make_create_task(  # noqa: C901 - written out, it runs for every task
     Task, Plain = tasks.Task, plain_classes[tasks.Task]  # noqa: N806 - as they are now; both may be exchanged
 
     def create_task(self: Any, coro: Any, *, name: Any = NOT_GIVEN, context: Any = NOT_GIVEN, **extra: Any) -> Any:
-        if make is not None and not extra:
-            task = make(self, coro, name, context)
-            if task is not NotImplemented:
-                return task
         factory = self._task_factory if stock else self.get_task_factory()
         if factory is not None or type(coro) is not usual or (self._closed if stock else self.is_closed()) or extra:
             try:

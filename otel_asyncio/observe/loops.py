@@ -91,7 +91,7 @@ class LoopState(LoopCell):
         self.implementation = implementation_of(loop)
         self.shard = observation.counters.shard(LoopName(self.id, self.implementation))
         self.alive: set[TaskRecord] = set()
-        self.closed = self.let_go = False
+        self.closed = self.let_go = self.dozes = False
         self.closed_at: Closed | None = None
         self.running = None
         self.expected: TaskRecord | None = None
@@ -117,7 +117,7 @@ class LoopState(LoopCell):
 
     def stir(self) -> None:
         """A task begins, or goes on after a long wait. When nothing has run for long, nothing else can come first."""
-        if self.watch is not None:
+        if self.dozes and self.watch is not None:
             self.watch.stir()
 
     def place(self, context: Context | None) -> Any:
@@ -164,11 +164,11 @@ class LoopState(LoopCell):
                     return self.unrecorded, context
             kind = _EAGER if eager else _TASK if running is not None else self._kind_from_outside(coro)
             made_by_loop = running is None and kind in _MADE_BY_THE_LOOP
-            made_at = self.submitted.pop(id(coro), None) if made_by_loop else creation_point(4)
+            made_at = self.submitted.pop(id(coro), None) if made_by_loop else creation_point(3)  # from outside C, or from `create_task` of ours, on
             record = TaskRecord(self, self.now(), self.wall(), kind, code, qualname, made_at)
             context = observation.sink.opened(record, place, context)
-            if self.watch is not None:
-                self.watch.stir()  # as `stir` does
+            if self.dozes:
+                self.stir()
         except Exception as error:  # noqa: BLE001 - the border of the package
             observation.switch_off_creation(error)
             return self.unrecorded, context

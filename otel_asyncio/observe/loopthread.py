@@ -41,7 +41,7 @@ class LoopThread:
         native = native_id_of(ident)
         known = real and native is not None
         self.ident = ident
-        self._limit, self._drowsy, self._real, self._now = limit, drowsy, real, state.now
+        self._state, self._limit, self._drowsy, self._real, self._now = state, limit, drowsy, real, state.now
         self._vigil = Vigil(state, native, limit=limit, drowsy=drowsy) if known and Vigil is not None else None
         self._meter: Any = self._vigil or ThreadMeter(native)
         self._starvation = Starvation(
@@ -60,18 +60,17 @@ class LoopThread:
         """When it was found to have run last: it has slept since, or starved."""
         self.idle = False
         """Whether it was seen to wait for events, and has not run since."""
-        self.dozes = False
-        """Whether it has not run for so long that the next look is put off."""
         self._runs_loop = False
 
     def begin(self, now: int) -> None:
         """What is asked of begins after this."""
+        self._state.dozes = False
         self._note()
         self._meter.begin(now)
 
     def stir(self, now: int) -> None:
         """Something is about to run: the next look is not put off any longer. In the loop's thread."""
-        self.dozes = False
+        self._state.dozes = False
         self._meter.begin(now)
 
     def _note(self) -> None:
@@ -85,13 +84,13 @@ class LoopThread:
         if ran:
             self.idle = False
             self.ran_at = now if self._vigil is None else self._vigil.ran_at
-        self.dozes = not ran and self._real and now - self.ran_at >= self._drowsy
+        self._state.dozes = not ran and self._real and now - self.ran_at >= self._drowsy
         self._runs_loop = True
         return ran
 
     def left(self) -> None:
         """The loop does not run now."""
-        self._runs_loop, self.dozes = False, True
+        self._runs_loop, self._state.dozes = False, True
 
     def was_busy(self, since: int, now: int) -> bool:
         """Whether it ran, or was kept from it, from `since` to now, and no step began meanwhile."""
@@ -110,7 +109,7 @@ class LoopThread:
         if not suspected:
             self._meter.begin(now)
         if self._vigil is not None:
-            self._vigil.idle, self._vigil.dozes, self._vigil.pace = self.idle, self.dozes, self._pace(self._limit // 6)
+            self._vigil.idle, self._vigil.dozes, self._vigil.pace = self.idle, self._state.dozes, self._pace(self._limit // 6)
         elif ran and now - self._noted_at >= self._limit:
             self._noted_at = now
             self._note()
@@ -127,4 +126,4 @@ class LoopThread:
         return self._pace(self._limit // 3) if self.vigil() is None else _UNASKED
 
     def _pace(self, awake: int) -> int:
-        return min(max(self._limit * 3 // 2 if self.dozes else awake, _SHORTEST), _LONGEST)
+        return min(max(self._limit * 3 // 2 if self._state.dozes else awake, _SHORTEST), _LONGEST)

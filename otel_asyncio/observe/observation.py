@@ -152,9 +152,8 @@ class Observation:
         the task is taken in there.
         """
         task: Any = asyncio.current_task(state.loop())
-        try:
-            record = task._otel_asyncio
-        except AttributeError:
+        record = getattr(task, "_otel_asyncio", None)
+        if record is None:
             if task is None:
                 return None
             record = state.admit_unknown(task, None, born=True)

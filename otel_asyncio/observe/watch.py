@@ -85,9 +85,8 @@ class Watch(Watched):
 
     def stir(self) -> None:
         """Something is about to run: the next look is not put off any longer. In the loop's thread."""
-        if self._thread.dozes:
-            self._thread.stir(self.state.now())
-            self._wake()
+        self._thread.stir(self.state.now())
+        self._wake()
 
     def tick(self, kept_since: int | None = None) -> None:
         """Look at the loop once. In the watchdog's thread.
