@@ -83,7 +83,7 @@ static int
 read_clock(State *state, BurstCell *burst, long long *now)
 {
     int native = clock_is_native(state);
-    Clock clock = {burst->now, native > 0 && burst->now == state->perf_counter_ns};
+    Clock clock = {burst->now, native > 0 && burst->now == state->perf_counter_ns ? clock_read : NULL};
     return native < 0 ? -1 : clock_now(&clock, now);
 }
 

@@ -1,4 +1,4 @@
-/* The clock behind time.perf_counter_ns, read without the call and the integer object. */
+/* The clocks behind time.perf_counter_ns and time.time_ns, read without the call and the integer object. */
 
 #include "compiled.h"
 
@@ -28,6 +28,31 @@ clock_read(long long *now)
 #endif
 }
 
+/* Nanoseconds of the clock that time_ns reads. */
+#if PY_VERSION_HEX >= 0x030D0000
+static int
+wall_read(long long *now)
+{
+    PyTime_t read;
+    if (PyTime_TimeRaw(&read) < 0) {
+        return -1;
+    }
+    *now = read;
+    return 0;
+}
+#elif defined(__linux__)
+static int
+wall_read(long long *now)
+{
+    struct timespec read;
+    clock_gettime(CLOCK_REALTIME, &read);
+    *now = (long long)read.tv_sec * 1000000000 + read.tv_nsec;
+    return 0;
+}
+#else
+#define wall_read NULL
+#endif
+
 int
 clock_ask(Clock *clock, long long *now)
 {
@@ -44,7 +69,7 @@ clock_ask(Clock *clock, long long *now)
 static int
 reads_the_same(State *state)
 {
-    Clock python = {state->perf_counter_ns, 0};
+    Clock python = {state->perf_counter_ns, NULL};
     long long before, ours, after;
     if (clock_ask(&python, &before) < 0 || clock_read(&ours) < 0 || clock_ask(&python, &after) < 0) {
         return -1;
@@ -70,6 +95,6 @@ clock_set(State *state, Clock *clock, PyObject *ask)
         return -1;
     }
     clock->ask = Py_NewRef(ask);
-    clock->native = ask == state->perf_counter_ns && native;
+    clock->read = ask == state->time_ns ? wall_read : ask == state->perf_counter_ns && native ? clock_read : NULL;
     return 0;
 }

@@ -2,7 +2,7 @@
 
    Documented API only, but for the object that a weak reference refers to, and for three things that are tested for before
    they are used: where `asyncio.Handle` has its slots, the C functions behind `deque.append`, `done`, `_state` and
-   `_exception` of a future, and what the clock behind `time.perf_counter_ns` is. */
+   `_exception` of a future, and what the clocks behind `time.perf_counter_ns` and `time.time_ns` are. */
 
 #ifndef OTEL_ASYNCIO_COMPILED_H
 #define OTEL_ASYNCIO_COMPILED_H
@@ -90,10 +90,11 @@ typedef struct {
     long long turn, turns, frameless; /* its number, and of how many that is the last; how many run now, one in another */
 } LoopCell;
 
-/* The clock: read natively where it is the system's own, else asked. */
+/* A clock: read natively where it is the system's own, else asked (`read` is NULL). */
+typedef int (*ClockRead)(long long *now);
 typedef struct {
     PyObject *ask;
-    int native;
+    ClockRead read;
 } Clock;
 
 /* How the step of a task is run; without a clock it is not timed. */
@@ -140,8 +141,8 @@ typedef struct State {
     PyTypeObject *handle_base, *handle_type; /* NULL where asyncio.Handle is not the one we know */
     HandleSlots slots;
     PyObject *base_run; /* Handle._run */
-    PyObject *perf_counter_ns;
-    int native_clock;
+    PyObject *perf_counter_ns, *time_ns;
+    int native_clock; /* whether what is read natively is the former */
     PyObject *done; /* the method `done` of the C future */
     PyCFunction call_done;
     getter get_state, get_exception, get_traceback; /* of its attributes */
@@ -149,9 +150,10 @@ typedef struct State {
     PyTypeObject *unslotted; /* one without */
     Py_ssize_t slot;
     int slotted_in_c;        /* whether its tasks are C futures */
+    PyCFunction call_get_name; /* what answers their `get_name`, or NULL */
     PyObject *seen_loop;     /* a weak reference to the loop met last, and what is kept of it, borrowed */
     LoopCell *seen_cell;
-    Answer handle_traceback; /* `_source_traceback` */
+    Answer handle_traceback, coro_code; /* `_source_traceback`, `cr_code` */
     PyObject *append; /* the method `append` of a deque */
     PyTypeObject *deque_type;
     PyCFunction call_append;
@@ -225,7 +227,7 @@ int clock_read(long long *now);
 static inline int
 clock_now(Clock *clock, long long *now)
 {
-    return clock->native ? clock_read(now) : clock_ask(clock, now);
+    return clock->read != NULL ? clock->read(now) : clock_ask(clock, now);
 }
 
 /* The tp_dealloc of a type that the garbage collector knows and that has a tp_clear. */

@@ -15,7 +15,8 @@ typedef struct {
     PyObject *dict, *weakrefs;
     PyObject *plain;              /* the same in Python */
     PyObject *observation, *sink; /* asked for `place` and for `unwanted` each time: both may become another */
-    PyObject *surroundings;
+    PyObject *surroundings;       /* what answers OpenTelemetry's context, and the variable where that is, or None */
+    PyObject *variable;
     PyObject *tasks;              /* the module, whose Task is looked at each time: somebody may put another there */
     PyObject *task;               /* asyncio's task class */
     PyTypeObject *observed;       /* of it, the one with a slot for the record */
@@ -25,12 +26,11 @@ typedef struct {
     PyObject *lost;               /* its method */
     PyObject *kind, *next_id;     /* Kind.TASK; what numbers records */
     PyObject *opened;             /* the sink's */
-    PyObject *wall;               /* the clock of the wall */
     PyObject *infos, *passed, *find_point; /* code._infos, code._passed, code.creation_point */
     PyObject *get_running_loop;
     PyObject *current_task;
     PyObject *eager_tasks;        /* those in a first step that nobody announced, or something where none can be seen */
-    Clock clock;
+    Clock clock, wall;
     int stock;                    /* whether the loop's attributes are known; others are asked */
     int factory;                  /* whether it is a factory, which the loop has asked to make the task */
 } Maker;
@@ -117,12 +117,23 @@ ask_for_place(Maker *maker, const Given *given, PyObject *running)
     return place;
 }
 
+/* New: OpenTelemetry's context, here and now. */
+static PyObject *
+surroundings_of(Maker *maker)
+{
+    PyObject *found = NULL;
+    if (PyContextVar_CheckExact(maker->variable) && (PyContextVar_Get(maker->variable, NULL, &found) < 0 || found != NULL)) {
+        return found;
+    }
+    return PyObject_CallNoArgs(maker->surroundings);
+}
+
 /* Whether it is known at a glance that no task is recorded here. Negative on error. */
 static int
 is_unwanted(Maker *maker)
 {
     PyObject *unwanted = PyObject_CallMethodNoArgs(maker->sink, maker->state->s_unwanted);
-    int known = unwanted == NULL ? -1 : is_answer(PyObject_CallNoArgs(maker->surroundings), unwanted);
+    int known = unwanted == NULL ? -1 : is_answer(surroundings_of(maker), unwanted);
     Py_XDECREF(unwanted);
     return known;
 }
@@ -213,7 +224,7 @@ make_counted(Maker *maker, LoopCell *cell, ShardCell *shard, const Given *given)
 static PyObject *
 usual_code(Maker *maker, PyObject *coro)
 {
-    PyObject *code = PyObject_GetAttr(coro, maker->state->s_cr_code);
+    PyObject *code = answer_of(&maker->state->coro_code, coro, maker->state->s_cr_code);
     PyObject *key = code == NULL ? NULL : PyLong_FromVoidPtr(code);
     PyObject *info = key == NULL ? NULL : Py_XNewRef(known_info(maker->infos, key));
     if (info != NULL && (PyTuple_GET_ITEM(info, INFO_WRAPPED) != Py_None || PyTuple_GET_ITEM(info, INFO_HOUSEKEEPING) != Py_False)) {
@@ -344,7 +355,6 @@ static TimedCell *
 new_record(Maker *maker, LoopCell *cell, const Birth *birth, PyObject *coro)
 {
     State *state = maker->state;
-    PyObject *wall = NULL;
     TimedCell *record = (TimedCell *)maker->record_type->tp_alloc(maker->record_type, 0);
     if (record == NULL) {
         return NULL;
@@ -354,16 +364,14 @@ new_record(Maker *maker, LoopCell *cell, const Birth *birth, PyObject *coro)
     record->kind = Py_NewRef(maker->kind);
     record->code = Py_NewRef(birth->code);
     record->made_at = Py_NewRef(birth->made_at);
-    if ((record->qualname = PyObject_GetAttr(coro, state->s_qualname)) == NULL || clock_now(&maker->clock, &record->created) < 0 ||
-        (wall = PyObject_CallNoArgs(maker->wall)) == NULL ||
-        ((record->wall = PyLong_AsLongLong(wall)) == -1 && PyErr_Occurred()) ||
+    if ((record->qualname = PyObject_GetAttr(coro, state->s_qualname)) == NULL ||
+        clock_now(&maker->clock, &record->created) < 0 || clock_now(&maker->wall, &record->wall) < 0 ||
         (record->id = PyObject_CallNoArgs(maker->next_id)) == NULL) {
         Py_CLEAR(record);
     }
     else {
         record->ready = record->suspended = record->created;
     }
-    Py_XDECREF(wall);
     return record;
 }
 
@@ -562,8 +570,8 @@ maker_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject 
 }
 
 #define EACH_OF_MAKER(DO)                                                                                      \
-    DO(plain) DO(observation) DO(sink) DO(surroundings) DO(tasks) DO(task) DO(observed)                    \
-    DO(recorded) DO(glimpse) DO(hide) DO(lost) DO(record_type) DO(kind) DO(next_id) DO(opened) DO(wall)        \
+    DO(plain) DO(observation) DO(sink) DO(surroundings) DO(variable) DO(tasks) DO(task) DO(observed)                    \
+    DO(recorded) DO(glimpse) DO(hide) DO(lost) DO(record_type) DO(kind) DO(next_id) DO(opened)        \
     DO(infos) DO(passed) DO(find_point) DO(get_running_loop) DO(current_task) DO(eager_tasks)
 
 static int
@@ -573,6 +581,7 @@ maker_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(maker->dict);
     Py_VISIT(maker->clock.ask);
+    Py_VISIT(maker->wall.ask);
 #define VISIT_OF_MAKER(field) Py_VISIT(maker->field);
     EACH_OF_MAKER(VISIT_OF_MAKER)
     return 0;
@@ -587,6 +596,7 @@ maker_dealloc(PyObject *self)
     PyObject_ClearWeakRefs(self);
     Py_CLEAR(maker->dict);
     Py_CLEAR(maker->clock.ask);
+    Py_CLEAR(maker->wall.ask);
 #define CLEAR_OF_MAKER(field) Py_CLEAR(maker->field);
     EACH_OF_MAKER(CLEAR_OF_MAKER)
     type->tp_free(self);
@@ -598,7 +608,7 @@ static PyObject *
 maker_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     State *state = state_of(type);
-    PyObject *clock = NULL;
+    PyObject *clock = NULL, *wall = NULL;
     Maker *maker = (Maker *)type->tp_alloc(type, 0);
     if (maker == NULL) {
         return NULL;
@@ -606,12 +616,12 @@ maker_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     maker->vectorcall = maker_vectorcall;
     maker->state = state;
 #define NAME_OF_PART(field) #field,
-    static char *names[] = {"clock", "stock", "factory", EACH_OF_MAKER(NAME_OF_PART) NULL};
+    static char *names[] = {"clock", "wall", "stock", "factory", EACH_OF_MAKER(NAME_OF_PART) NULL};
     if (!PyArg_ParseTupleAndKeywords(
-            args, keywords, "$OppOOOOOOO!OOOOO!OOOOO!O!OOOO:Maker", names, &clock, &maker->stock, &maker->factory, &maker->plain,
-            &maker->observation, &maker->sink, &maker->surroundings, &maker->tasks, &maker->task, &PyType_Type,
+            args, keywords, "$OOppOOOOOOOO!OOOOO!OOOO!O!OOOO:Maker", names, &clock, &wall, &maker->stock, &maker->factory, &maker->plain,
+            &maker->observation, &maker->sink, &maker->surroundings, &maker->variable, &maker->tasks, &maker->task, &PyType_Type,
             &maker->observed, &maker->recorded, &maker->glimpse, &maker->hide, &maker->lost,
-            &PyType_Type, &maker->record_type, &maker->kind, &maker->next_id, &maker->opened, &maker->wall, &PyDict_Type,
+            &PyType_Type, &maker->record_type, &maker->kind, &maker->next_id, &maker->opened, &PyDict_Type,
             &maker->infos, &PySet_Type, &maker->passed, &maker->find_point, &maker->get_running_loop,
             &maker->current_task, &maker->eager_tasks)) {
         memset(&maker->plain, 0, sizeof(Maker) - offsetof(Maker, plain)); /* what was parsed is only borrowed */
@@ -625,7 +635,7 @@ maker_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
         PyErr_SetString(PyExc_TypeError, "a record is a TimedCell, and the observed class has a slot for it");
         Py_CLEAR(maker);
     }
-    else if (clock_set(state, &maker->clock, clock) < 0) {
+    else if (clock_set(state, &maker->clock, clock) < 0 || clock_set(state, &maker->wall, wall) < 0) {
         Py_CLEAR(maker);
     }
     return (PyObject *)maker;
@@ -638,7 +648,7 @@ static PyMemberDef maker_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
-static PyGetSetDef bindset[] = {
+static PyGetSetDef maker_getset[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -647,7 +657,7 @@ static PyGetSetDef bindset[] = {
 static PyType_Slot maker_slots[] = {
     {Py_tp_new, maker_new},           {Py_tp_call, PyVectorcall_Call}, {Py_tp_descr_get, bind},
     {Py_tp_traverse, maker_traverse}, {Py_tp_dealloc, maker_dealloc},  {Py_tp_members, maker_members},
-    {Py_tp_getset, bindset},     {0, NULL},
+    {Py_tp_getset, maker_getset},     {0, NULL},
 };
 
 static PyType_Spec maker_spec = {"otel_asyncio.observe._compiled.Maker", sizeof(Maker), 0, METHOD, maker_slots};

@@ -3,6 +3,19 @@
 
 #include "compiled.h"
 
+/* The C function that a class answers this method with, which takes nothing; NULL: there is none, or it is Python's. */
+static PyCFunction
+function_of(PyTypeObject *type, PyObject *name)
+{
+    PyObject *found = PyObject_GetAttr((PyObject *)type, name);
+    int known = found != NULL && Py_IS_TYPE(found, &PyMethodDescr_Type) &&
+                ((PyMethodDescrObject *)found)->d_method->ml_flags == METH_NOARGS;
+    PyCFunction function = known ? ((PyMethodDescrObject *)found)->d_method->ml_meth : NULL;
+    PyErr_Clear();
+    Py_XDECREF(found);
+    return function;
+}
+
 /* Look where the records of this class of tasks are kept. The class is one of ours, which nobody changes. */
 static void
 find_slot(State *state, PyTypeObject *type)
@@ -11,6 +24,7 @@ find_slot(State *state, PyTypeObject *type)
     if (offset_of(type, "_otel_asyncio", &slot)) {
         Py_XSETREF(state->slotted, (PyTypeObject *)Py_NewRef(type));
         state->slot = slot;
+        state->call_get_name = function_of(type, state->s_get_name);
         state->slotted_in_c = state->call_done != NULL && PyType_IsSubtype(type, PyDescr_TYPE(state->done));
     }
     else {

@@ -50,6 +50,7 @@ find_methods(State *state)
         return -1;
     }
     state->perf_counter_ns = PyObject_GetAttrString(time, "perf_counter_ns");
+    state->time_ns = PyObject_GetAttrString(time, "time_ns");
     Py_DECREF(time);
     state->native_clock = -1; /* not known yet */
     state->append = find_method("collections", "deque", "append", METH_O, &state->call_append);
@@ -73,7 +74,7 @@ find_methods(State *state)
         PyErr_SetString(PyExc_RuntimeError, "sys._getframe is not there");
         return -1;
     }
-    if (state->perf_counter_ns == NULL || state->append == NULL) {
+    if (state->perf_counter_ns == NULL || state->time_ns == NULL || state->append == NULL) {
         return -1;
     }
     if (state->call_append != NULL) {
@@ -167,7 +168,8 @@ module_exec(PyObject *module)
     DO(step_type) DO(bound_type) DO(announcer_type) DO(maker_type) DO(register_type) DO(vigil_type)       \
     DO(counted_type) DO(shutdown_type) DO(burst_type) DO(canceller_type) DO(spans_type) DO(sink_call_type)   \
     DO(notice_type) DO(set_attribute_type)                                                                  \
-    DO(done) DO(append) DO(deque_type) DO(perf_counter_ns) DO(slotted) DO(unslotted) DO(handle_traceback.type)
+    DO(done) DO(append) DO(deque_type) DO(perf_counter_ns) DO(time_ns) DO(slotted) DO(unslotted) DO(handle_traceback.type) \
+    DO(coro_code.type)
 
 #define EACH_NAME(DO)                                                                                \
     DO(s_otel_asyncio) DO(s_done) DO(s_self) DO(s_ready) DO(s_debug) DO(s_closed) DO(s_context)      \
@@ -198,6 +200,7 @@ module_clear(PyObject *module)
     State *state = PyModule_GetState(module);
     state->call_done = state->call_append = NULL;
     state->get_state = state->get_exception = state->get_traceback = NULL;
+    state->call_get_name = NULL;
     state->seen_cell = NULL;
     spare_drop(&state->spare_bound);
     spare_drop(&state->spare_handles);

@@ -241,7 +241,8 @@ static int
 end_record(State *state, Step *step, TimedCell *record, PyObject *task, LoopCell *loop, ShardCell *shard,
            PyObject *outcome)
 {
-    PyObject *name = PyObject_CallMethodNoArgs(task, state->s_get_name);
+    int known = Py_IS_TYPE(task, state->slotted) && state->call_get_name != NULL;
+    PyObject *name = known ? state->call_get_name(task, NULL) : PyObject_CallMethodNoArgs(task, state->s_get_name);
     if (name == NULL) {
         return -1;
     }

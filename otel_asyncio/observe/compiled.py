@@ -100,6 +100,7 @@ def _make_maker(observation: Observation, plain: Callable[..., Any], *, stock: b
         observation=observation,
         sink=observation.sink,
         surroundings=observation.sink.surroundings,
+        variable=getattr(observation.sink.surroundings, "__self__", None),  # `get` of a context variable, as a rule
         opened=observation.sink.opened,
         clock=observation.clock.monotonic_ns,
         wall=observation.clock.wall_ns,
