@@ -131,7 +131,7 @@ class LoopCell:
     let_go: bool
     """Whether nothing of the loop is followed any more."""
     dozes: bool
-    """Whether nothing has run for so long that the watchdog's next look is put off. Written by the watchdog's thread, too."""
+    """Whether nothing has run for so long that the watchdog's next look is put off. Its thread writes this, too."""
     frameless: int = 0
     """How many compiled steps run now, one inside another where the loop runs nested."""
     turn: int = 0

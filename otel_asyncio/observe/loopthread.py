@@ -109,7 +109,8 @@ class LoopThread:
         if not suspected:
             self._meter.begin(now)
         if self._vigil is not None:
-            self._vigil.idle, self._vigil.dozes, self._vigil.pace = self.idle, self._state.dozes, self._pace(self._limit // 6)
+            self._vigil.idle, self._vigil.dozes = self.idle, self._state.dozes
+            self._vigil.pace = self._pace(self._limit // 6)
         elif ran and now - self._noted_at >= self._limit:
             self._noted_at = now
             self._note()
