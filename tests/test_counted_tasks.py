@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import inspect
 import os
 import sys
 import traceback
@@ -502,3 +503,23 @@ def test_making_tasks_keeps_nothing_of_what_they_were_given(new_loop: NewLoop, c
         assert max(grown) < 50, grown
 
     run_on(new_loop, main())
+
+
+def test_the_methods_of_the_loop_look_as_ever(new_loop: NewLoop, spans: Spans) -> None:
+    """To whoever asks for the signature of what it is about to call, or for its documentation."""
+
+    def looks() -> dict[str, Any]:
+        loop, found = new_loop(), {}
+        for name in ("create_task", "call_soon"):
+            method = getattr(loop, name)
+            try:
+                signature = str(inspect.signature(method))
+            except ValueError:  # of one that is compiled
+                signature = "none"
+            found[name] = signature, method.__name__, method.__qualname__, method.__doc__
+        loop.close()
+        return found
+
+    bare = looks()
+    with instrumented(spans):
+        assert looks() == bare

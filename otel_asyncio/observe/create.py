@@ -7,6 +7,7 @@ import inspect
 import sys
 import weakref
 from asyncio import base_events
+from functools import wraps
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ def make_create_task(observation: Observation, original: Callable[..., Any]) -> 
     sink, surroundings = observation.sink, observation.sink.surroundings
     Task, Plain = tasks.Task, plain_classes[tasks.Task]  # noqa: N806 - as they are now; both may be exchanged
 
+    @wraps(original, updated=())
     def create_task(self: Any, coro: Any, *, name: Any = NOT_GIVEN, context: Any = NOT_GIVEN, **extra: Any) -> Any:
         factory = self._task_factory if stock else self.get_task_factory()
         if factory is not None or type(coro) is not usual or (self._closed if stock else self.is_closed()) or extra:

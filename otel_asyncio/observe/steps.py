@@ -12,6 +12,7 @@ import contextvars
 import sys
 import weakref
 from asyncio import base_events, base_futures, events
+from functools import wraps
 from types import BuiltinMethodType, CodeType, MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +95,7 @@ def make_call_soon(observation: Observation, original: Callable[..., Any]) -> Ca
     now, adopt, bind, plain = observation.clock.monotonic_ns, observation.adopt, MethodType, observation.plain
     step_type, builtin, method, py_steps, wakeup = STEP_TYPE, BuiltinMethodType, MethodType, PY_STEPS, _WAKEUP
 
+    @wraps(original, updated=())
     def call_soon(self: Any, callback: Any, *args: Any, context: Any = None) -> Any:
         kind = type(callback)
         if (
@@ -146,6 +148,7 @@ def _make_call_soon_in_place(observation: Observation, original: Callable[..., A
     Handle: Any = events.Handle  # noqa: N806
     empty = Handle.__new__
 
+    @wraps(original, updated=())
     def call_soon(self: Any, callback: Any, *args: Any, context: Any = None) -> Any:
         kind = type(callback)
         if (
