@@ -25,7 +25,9 @@ _STOCK = base_events.BaseEventLoop.create_task
 NOT_GIVEN: Any = object()  # a factory gets the keywords that the program gave, and no others
 
 
-def make_create_task(observation: Observation, original: Callable[..., Any]) -> Callable[..., Any]:
+def make_create_task(  # noqa: C901 - written out, it runs for every task
+    observation: Observation, original: Callable[..., Any]
+) -> Callable[..., Any]:
     """The `create_task` that makes observed tasks, for a class whose own is `original`.
 
     A factory that the program has set wins and is composed with; `get_task_factory()` goes on telling the truth. The
@@ -41,7 +43,9 @@ def make_create_task(observation: Observation, original: Callable[..., Any]) -> 
     Task, Plain = tasks.Task, plain_classes[tasks.Task]  # noqa: N806 - as they are now; both may be exchanged
 
     @wraps(original, updated=())
-    def create_task(self: Any, coro: Any, *, name: Any = NOT_GIVEN, context: Any = NOT_GIVEN, **extra: Any) -> Any:
+    def create_task(  # noqa: C901
+        self: Any, coro: Any, *, name: Any = NOT_GIVEN, context: Any = NOT_GIVEN, **extra: Any
+    ) -> Any:
         factory = self._task_factory if stock else self.get_task_factory()
         if factory is not None or type(coro) is not usual or (self._closed if stock else self.is_closed()) or extra:
             try:
@@ -50,22 +54,25 @@ def make_create_task(observation: Observation, original: Callable[..., Any]) -> 
                 if factory is None:
                     hide_own_frames(error, keep=1)  # as many frames as the loop's own
                 raise
-        name, context = None if name is not_given else name, None if context is not_given else context
+        if name is not_given:
+            name = None
+        if context is not_given:
+            context = None
         try:
             state = self._otel_asyncio
         except AttributeError:
             state = enrol(self)
         shard = state.shard
+        place = None
         try:
-            seen = context is None and surroundings() is sink.unwanted()
-            place = None if seen else observation.place(context, state.running)
+            if context is not None or surroundings() is not sink.unwanted():
+                place = observation.place(context, state.running)
         except Exception as error:  # noqa: BLE001 - the border of the package
             observation.switch_off_creation(error)
-            place = None
         if place is not None or shard.started >= shard.glimpse_at:
             return make_recorded(state, place, self, coro, name, context)
         cls: Any = Plain if tasks.Task is Task else plain_classes[tasks.Task]
-        task = cls(coro, loop=self, name=name, context=context)
+        task = cls(coro, loop=self, name=name) if context is None else cls(coro, loop=self, name=name, context=context)
         shard.started += 1
         if self._debug if stock else task._source_traceback:
             drop_own_frames(task)
@@ -125,10 +132,10 @@ def make_register(registry: Any) -> Callable[[Any], None]:
 
     Done as WeakSet does it on 3.12 and 3.13: every task comes by here, and a call costs as much as it does.
     """
-    members, remove, ref = registry.data, registry._remove, weakref.ref
+    members, removals, remove, ref = registry.data, registry._pending_removals, registry._remove, weakref.ref
 
     def add(task: Any) -> None:
-        if registry._pending_removals:
+        if removals:
             registry._commit_removals()
         members.add(ref(task, remove))
         try:
