@@ -280,14 +280,8 @@ def make_unrecorded_step(observation: Observation) -> Callable[..., None]:
             state = task._state  # it tells in one call what done() and cancelled() do
             if state is not _PENDING and state != _PENDING:  # they are the same string, as a rule
                 record = task._otel_asyncio
-                if (
-                    (record is observation.plain or record is observation.unrecorded)
-                    and cancellations.active
-                    and state is _FINISHED
-                    and task._exception is None
-                    and not undecided
-                    and not outbox
-                ):
+                plain = (record is observation.plain or record is observation.unrecorded) and cancellations.active
+                if plain and state is _FINISHED and task._exception is None and not undecided and not outbox:
                     task.get_loop()._otel_asyncio.shard.succeeded += 1
                 else:
                     finish(task, future)
