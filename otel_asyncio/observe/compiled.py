@@ -90,6 +90,11 @@ def make_factory(observation: Observation, construct: Callable[..., Any]) -> Cal
     return update_wrapper(_make_maker(observation, plain, stock=False, factory=True), plain)
 
 
+def _make_recorded(*parts: Any) -> Any:
+    """`make_recorded` for C, with a frame where `create_task` in Python has one: the caller is as many frames up."""
+    return make_recorded(*parts)
+
+
 def _make_maker(observation: Observation, plain: Callable[..., Any], *, stock: bool, factory: bool) -> Any:
     """What makes tasks in the usual case, and else calls `plain`.
 
@@ -109,7 +114,7 @@ def _make_maker(observation: Observation, plain: Callable[..., Any], *, stock: b
         observed=observed_classes[tasks.Task],
         stock=stock,
         factory=factory,
-        recorded=make_recorded,
+        recorded=_make_recorded,
         glimpse=glimpse,
         hide=hidden,
         record_type=TaskRecord,

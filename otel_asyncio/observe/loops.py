@@ -164,8 +164,7 @@ class LoopState(LoopCell):
                     return self.unrecorded, context
             kind = _EAGER if eager else _TASK if running is not None else self._kind_from_outside(coro)
             made_by_loop = running is None and kind in _MADE_BY_THE_LOOP
-            # Three up is `create_task` of ours, or the caller of the compiled one.
-            made_at = self.submitted.pop(id(coro), None) if made_by_loop else creation_point(3)
+            made_at = self.submitted.pop(id(coro), None) if made_by_loop else creation_point(4)
             record = TaskRecord(self, self.now(), self.wall(), kind, code, qualname, made_at)
             context = observation.sink.opened(record, place, context)
             if self.dozes:
