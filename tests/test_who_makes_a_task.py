@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -242,3 +243,16 @@ def test_the_end_of_a_first_step_is_told_by_asyncios_list(traced_run: TracedRun)
         gc.enable()
     assert flavour.FLAVOUR != "compiled" or called == set()
     assert attributes(traced_run.spans.task("first_step_that_ends"))["asyncio.task.steps"] == 2
+
+
+def test_the_line_that_makes_the_first_task_of_a_function_is_known(traced_run: TracedRun) -> None:
+    """What is not known of its code yet is for Python to find out, which has one frame more to pass or not."""
+    fresh = FunctionType(returns.__code__.replace(co_name="fresh", co_qualname="fresh"), globals())
+
+    async def main() -> int:
+        await asyncio.get_running_loop().create_task(fresh())
+        return sys._getframe().f_lineno - 1
+
+    line = traced_run(main())
+    (span,) = traced_run.spans.of("fresh")
+    assert attributes(span)["asyncio.task.created.line"] == line
