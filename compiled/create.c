@@ -13,6 +13,8 @@ typedef struct {
     vectorcallfunc vectorcall;
     State *state;
     PyObject *dict, *weakrefs;
+    PyObject *own_code;           /* that of the same in Python */
+    int exchanged;                /* whether somebody has given that another code, as ddtrace does: then it is what is called */
     PyObject *plain;              /* the same in Python */
     PyObject *observation, *sink; /* asked for `place` and for `unwanted` each time: both may become another */
     PyObject *surroundings;       /* what answers OpenTelemetry's context, and the variable where that is, or None */
@@ -550,7 +552,7 @@ maker_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject 
     State *state = maker->state;
     Given given;
     LoopCell *cell = NULL;
-    if (read_given(maker, args, PyVectorcall_NARGS(nargsf), keywords, &given)) {
+    if (!maker->exchanged && read_given(maker, args, PyVectorcall_NARGS(nargsf), keywords, &given)) {
         int usual = is_answer(task_class(maker), maker->task);
         if (usual > 0 && !maker->factory) {
             usual = is_usual(maker, given.loop);
@@ -595,6 +597,7 @@ maker_dealloc(PyObject *self)
     PyObject_GC_UnTrack(self);
     PyObject_ClearWeakRefs(self);
     Py_CLEAR(maker->dict);
+    Py_CLEAR(maker->own_code);
     Py_CLEAR(maker->clock.ask);
     Py_CLEAR(maker->wall.ask);
 #define CLEAR_OF_MAKER(field) Py_CLEAR(maker->field);
@@ -635,7 +638,8 @@ maker_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
         PyErr_SetString(PyExc_TypeError, "a record is a TimedCell, and the observed class has a slot for it");
         Py_CLEAR(maker);
     }
-    else if (clock_set(state, &maker->clock, clock) < 0 || clock_set(state, &maker->wall, wall) < 0) {
+    else if ((maker->own_code = PyObject_GetAttrString(maker->plain, "__code__")) == NULL ||
+             clock_set(state, &maker->clock, clock) < 0 || clock_set(state, &maker->wall, wall) < 0) {
         Py_CLEAR(maker);
     }
     return (PyObject *)maker;
@@ -648,8 +652,31 @@ static PyMemberDef maker_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
+/* It is a function to whoever exchanges the code of one (ddtrace): what is read and set is the one in Python. */
+static PyObject *
+part_of_plain(PyObject *self, void *name)
+{
+    return PyObject_GetAttrString(((Maker *)self)->plain, name);
+}
+
+static int
+exchange_code(PyObject *self, PyObject *code, void *name)
+{
+    Maker *maker = (Maker *)self;
+    if (PyObject_SetAttrString(maker->plain, name, code) < 0) {
+        return -1;
+    }
+    maker->exchanged = code != maker->own_code;
+    return 0;
+}
+
 static PyGetSetDef maker_getset[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
+    {"__code__", part_of_plain, exchange_code, NULL, "__code__"},
+    {"__globals__", part_of_plain, NULL, NULL, "__globals__"},
+    {"__closure__", part_of_plain, NULL, NULL, "__closure__"},
+    {"__defaults__", part_of_plain, NULL, NULL, "__defaults__"},
+    {"__kwdefaults__", part_of_plain, NULL, NULL, "__kwdefaults__"},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -523,3 +523,32 @@ def test_the_methods_of_the_loop_look_as_ever(new_loop: NewLoop, spans: Spans) -
     bare = looks()
     with instrumented(spans):
         assert looks() == bare
+
+
+def test_whoever_exchanges_the_code_of_create_task_is_called(new_loop: NewLoop, spans: Spans) -> None:
+    """As ddtrace does with whatever function it finds there, and takes back."""
+    called: list[str] = []
+
+    def note(frame: Any, event: str, _: object) -> None:
+        if event == "call":
+            called.append(frame.f_code.co_name)
+
+    async def main() -> int:
+        loop: Any = asyncio.get_running_loop()
+        function, seen = type(loop).create_task, []
+        own = function.__code__
+        for code in (own.replace(co_name="exchanged"), own):
+            function.__code__ = code
+            called.clear()
+            sys.setprofile(note)
+            task = loop.create_task(returns())
+            sys.setprofile(None)
+            seen.append("exchanged" in called)
+            await task
+        assert function.__kwdefaults__.keys() == {"name", "context"}
+        assert function.__closure__ is not None
+        return seen == [True, False]
+
+    with instrumented(spans):
+        assert run_on(new_loop, main())
+    assert len(spans.of("returns")) == 2
