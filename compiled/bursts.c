@@ -82,9 +82,8 @@ is_alone(State *state, PyObject *task)
 static int
 read_clock(State *state, BurstCell *burst, long long *now)
 {
-    int native = clock_is_native(state);
-    Clock clock = {burst->now, native > 0 && burst->now == state->perf_counter_ns ? clock_read : NULL};
-    return native < 0 ? -1 : clock_now(&clock, now);
+    Clock clock = {burst->now, NULL};
+    return clock_find(state, burst->now, &clock.read) < 0 ? -1 : clock_now(&clock, now);
 }
 
 /* Whether one more task is asked as the first was: the twin of Burst.take. Negative on error. */

@@ -87,14 +87,21 @@ clock_is_native(State *state)
     return state->native_clock;
 }
 
+/* How the clock is read that `ask` asks; NULL: by asking it. Negative on error. */
+int
+clock_find(State *state, PyObject *ask, ClockRead *read)
+{
+    int native = clock_is_native(state);
+    *read = ask == state->time_ns ? wall_read : ask == state->perf_counter_ns && native > 0 ? clock_read : NULL;
+    return native < 0 ? -1 : 0;
+}
+
 int
 clock_set(State *state, Clock *clock, PyObject *ask)
 {
-    int native = clock_is_native(state);
-    if (native < 0) {
+    if (clock_find(state, ask, &clock->read) < 0) {
         return -1;
     }
     clock->ask = Py_NewRef(ask);
-    clock->read = ask == state->time_ns ? wall_read : ask == state->perf_counter_ns && native ? clock_read : NULL;
     return 0;
 }

@@ -221,6 +221,7 @@ spare_drop(Spare *spare)
 
 /* clock.c */
 int clock_is_native(State *state);
+int clock_find(State *state, PyObject *ask, ClockRead *read);
 int clock_set(State *state, Clock *clock, PyObject *ask);
 int clock_ask(Clock *clock, long long *now);
 int clock_read(long long *now);

@@ -533,7 +533,7 @@ def test_whoever_exchanges_the_code_of_create_task_is_called(new_loop: NewLoop, 
         if event == "call":
             called.append(frame.f_code.co_name)
 
-    async def main() -> int:
+    async def main() -> bool:
         loop: Any = asyncio.get_running_loop()
         function, seen = type(loop).create_task, []
         own = function.__code__
