@@ -18,7 +18,7 @@
 #endif
 
 /* Changed with every change of what Python and C expect of each other; otel_asyncio/observe/flavour.py has it too. */
-#define INTERFACE 8
+#define INTERFACE 9
 
 #define NOT_READY (-1)
 
@@ -132,12 +132,64 @@ typedef struct {
 /* Where CodeInfo has what. */
 enum { INFO_INTERNAL = 4, INFO_WRAPPED = 5, INFO_HOUSEKEEPING = 6, INFO_ENTRY_POINT = 7, INFO_SIZE = 8 };
 
+/* What makes the records of tasks. */
+typedef struct {
+    PyObject_HEAD
+    struct State *state;
+    PyObject *observation;
+    PyTypeObject *record_type;    /* TaskRecord */
+    PyObject *lost;               /* its method */
+    PyObject *next_id;            /* what numbers records */
+    PyObject *opened;             /* the sink's */
+    PyObject *infos, *passed, *find_point; /* code.infos, code.passed, code.creation_point */
+    PyObject *get_running_loop;
+    PyObject *current_task;
+    PyObject *eager_tasks;        /* those in a first step that nobody announced, or something where none can be seen */
+    Clock clock, wall;
+} Recorder;
+
+/* What is known of a task before its record is made: its code and the line that makes it, as TaskRecord has them. */
+typedef struct {
+    PyObject *code, *made_at;
+} Birth;
+
+/* What every span of a task, and of what happens in one, asks of SdkSpans. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *tracer;      /* the SDK's */
+    PyObject *pattern;     /* a span that has nothing of its own, of which others are copies */
+    PyObject *configured;  /* whose `_tracer_config.is_enabled` is looked at each time */
+    PyObject *listed;      /* whose `_span_processors` must still be these */
+    PyObject *processors;
+    PyObject *takers;      /* a list of who takes a span that has ended */
+    PyObject *new_span_id;
+    PyObject *is_recording; /* what answers that of the SDK's spans by whether `_end_time` is None; or None */
+    PyTypeObject *span, *sdk_span, *place, *ids, *given; /* its classes: of spans, ours and the SDK's, of where a task
+                                                            stands, of ids, of spans that are over when they are made */
+    char silent;               /* whether no processor wants to know of a start */
+    char children_are_sampled; /* whether a sampled local parent means a sampled child with nothing added */
+    char as_is;                /* whether an ended span is handed over as it is */
+    struct {
+        Py_ssize_t context, above, decision, dropped, extra, nested, parent_ids, place, record, spans, touched, yielded;
+    } of_span; /* where objects of those classes have what */
+    struct {
+        Py_ssize_t parent, around, rooted, telemetry, spawner;
+    } of_place;
+    struct {
+        Py_ssize_t context, facts;
+    } of_given;
+} SpansCell;
+
+/* The slot of an object that lies there. */
+#define SLOT(object, at) (*(PyObject **)((char *)(object) + (at)))
+
 /* Everything of one interpreter. */
 typedef struct State {
     Spare spare_bound, spare_handles;
     PyTypeObject *cell_type, *timed_type, *loop_type, *shard_type, *step_type, *bound_type, *announcer_type;
     PyTypeObject *maker_type, *register_type, *vigil_type, *notice_type, *set_attribute_type;
     PyTypeObject *counted_type, *shutdown_type, *burst_type, *canceller_type, *spans_type, *sink_call_type;
+    PyTypeObject *recorder_type, *running_type, *request_call_type;
     PyTypeObject *handle_base, *handle_type; /* NULL where asyncio.Handle is not the one we know */
     HandleSlots slots;
     PyObject *base_run; /* Handle._run */
@@ -165,6 +217,8 @@ typedef struct State {
     PyObject *s_cancelled, *s_ended, *s_cancellations, *s_fut_waiter, *s_get_loop, *s_stand_in, *s_shut_down, *s_tell;
     PyObject *s_spans, *s_is_recording, *s_tracer_config, *s_is_enabled, *s_span_processors, *s_of_context, *s_end_time;
     PyObject *s_locked, *s_waiters;
+    PyObject *s_cr_frame, *s_cr_running, *s_get_coro, *s_cancel, *s_uncancel, *s_cancelling, *s_asked;
+    PyObject *s_of_parent, *s_of_scope, *s_of_start, *s_give_up, *s_tracer;
     PyObject *getframe, *one; /* sys._getframe, and 1 */
     PyObject *nothing;        /* () */
     PyObject *context_keyword; /* ("context",) */
@@ -331,6 +385,20 @@ PyObject *handle_plain(State *state, PyObject *callback, PyObject *const *args, 
 /* announce.c */
 int announce_add(PyObject *module, State *state);
 
+/* records.c */
+int records_add(PyObject *module, State *state);
+int read_birth(Recorder *recorder, LoopCell *cell, PyObject *coro, Birth *birth);
+int read_birth_of_running(Recorder *recorder, LoopCell *cell, PyObject *coro, Birth *birth);
+void forget_birth(Birth *birth);
+TimedCell *open_record(Recorder *recorder, LoopCell *cell, const Birth *birth, PyObject *place, PyObject *coro,
+                       PyObject *kind, PyObject *given, PyObject **context);
+int begin_record(Recorder *recorder, LoopCell *cell, TimedCell *record, PyObject *task, PyObject *loop);
+PyObject *make_sure_of_running(Recorder *recorder, LoopCell *cell, PyObject *loop);
+PyObject *ask_for_place(Recorder *recorder, PyObject *context, PyObject *running);
+
+/* running.c */
+int running_add(PyObject *module, State *state);
+
 /* create.c */
 int create_add(PyObject *module, State *state);
 
@@ -353,8 +421,19 @@ are_ids(PyObject *object)
     return PyTuple_Check(object) && PyTuple_GET_SIZE(object) == PARTS_OF_IDS;
 }
 
+
+/* spanscell.c */
+int spanscell_add(PyObject *module, State *state);
+int starts_silently(State *state, SpansCell *spans);
+int hand_over(PyObject *takers, PyObject *span);
+int give(State *state, SpansCell *spans, PyObject *parent, PyObject *name, PyObject *start, PyObject *end,
+         PyObject *attributes);
+
 /* sink.c */
 int sink_add(PyObject *module, State *state);
+
+/* requests.c */
+int requests_add(PyObject *module, State *state);
 
 /* vigil.c */
 int vigil_add(PyObject *module, State *state);

@@ -1,5 +1,5 @@
-/* What the `create_task` of an observed loop does in the usual case, the twin of create.make_create_task, tasks.make_recorded
-   and LoopState.admit. */
+/* What the `create_task` of an observed loop does in the usual case, the twin of create.make_create_task and
+   tasks.make_recorded. */
 
 #include "compiled.h"
 
@@ -24,15 +24,8 @@ typedef struct {
     PyTypeObject *observed;       /* of it, the one with a slot for the record */
     Py_ssize_t slot;              /* where that is */
     PyObject *recorded, *glimpse, *hide; /* tasks.make_recorded, glimpses.glimpse, tasks.hidden */
-    PyTypeObject *record_type;    /* TaskRecord */
-    PyObject *lost;               /* its method */
-    PyObject *kind, *next_id;     /* Kind.TASK; what numbers records */
-    PyObject *opened;             /* the sink's */
-    PyObject *infos, *passed, *find_point; /* code._infos, code._passed, code.creation_point */
-    PyObject *get_running_loop;
-    PyObject *current_task;
-    PyObject *eager_tasks;        /* those in a first step that nobody announced, or something where none can be seen */
-    Clock clock, wall;
+    Recorder *recorder;
+    PyObject *kind;               /* Kind.TASK */
     int stock;                    /* whether the loop's attributes are known; others are asked */
     int factory;                  /* whether it is a factory, which the loop has asked to make the task */
 } Maker;
@@ -108,17 +101,6 @@ known_cell(Maker *maker, PyObject *loop)
     return cell;
 }
 
-/* New: where a task would stand that is made in the task of `running`, as the observation says. */
-static PyObject *
-ask_for_place(Maker *maker, const Given *given, PyObject *running)
-{
-    PyObject *held = Py_NewRef(running == NULL ? Py_None : running);
-    PyObject *args[] = {maker->observation, given->context, held};
-    PyObject *place = PyObject_VectorcallMethod(maker->state->s_place, args, 3, NULL);
-    Py_DECREF(held);
-    return place;
-}
-
 /* New: OpenTelemetry's context, here and now. */
 static PyObject *
 surroundings_of(Maker *maker)
@@ -148,7 +130,7 @@ place_of(Maker *maker, LoopCell *cell, const Given *given)
     if (unwanted > 0) {
         return Py_NewRef(Py_None);
     }
-    PyObject *place = unwanted == 0 ? ask_for_place(maker, given, cell->running) : NULL;
+    PyObject *place = unwanted == 0 ? ask_for_place(maker->recorder, given->context, cell->running) : NULL;
     if (place == NULL && tell_failure(maker->observation, maker->state->s_switch_off_creation) == 0) {
         place = Py_NewRef(Py_None);
     }
@@ -222,38 +204,6 @@ make_counted(Maker *maker, LoopCell *cell, ShardCell *shard, const Given *given)
 
 /* ---- its record ---- */
 
-/* New: what is known of the code of a coroutine; NULL, without an exception perhaps: it is for Python to look at. */
-static PyObject *
-usual_code(Maker *maker, PyObject *coro)
-{
-    PyObject *code = answer_of(&maker->state->coro_code, coro, maker->state->s_cr_code);
-    PyObject *key = code == NULL ? NULL : PyLong_FromVoidPtr(code);
-    PyObject *info = key == NULL ? NULL : Py_XNewRef(known_info(maker->infos, key));
-    if (info != NULL && (PyTuple_GET_ITEM(info, INFO_WRAPPED) != Py_None || PyTuple_GET_ITEM(info, INFO_HOUSEKEEPING) != Py_False)) {
-        Py_CLEAR(info);
-    }
-    Py_XDECREF(key);
-    Py_XDECREF(code);
-    return info;
-}
-
-/* New: the record of the task that really runs, or None: an eager one may have been started past us, which is taken in. */
-static PyObject *
-make_sure_of_running(Maker *maker, LoopCell *cell, PyObject *loop)
-{
-    State *state = maker->state;
-    PyObject *task = PyObject_CallOneArg(maker->current_task, loop);
-    PyObject *record = task == NULL || task == Py_None ? NULL : record_of(state, task);
-    Py_XDECREF(task);
-    if (record != NULL && Py_IS_TYPE(record, maker->record_type)) {
-        return record;
-    }
-    Py_XDECREF(record);
-    PyErr_Clear();
-    PyObject *args[] = {maker->observation, (PyObject *)cell};
-    return PyObject_VectorcallMethod(state->s_make_sure_of_running, args, 2, NULL);
-}
-
 /* New: the place, if it is the right one. Nested by our own record: that must be the one of the task that really runs, or
    the place is asked for again. None: the task is not to be recorded. Takes the reference. */
 static PyObject *
@@ -267,151 +217,12 @@ sure_of_place(Maker *maker, LoopCell *cell, PyObject *place, const Given *given)
     if (nested == 0) {
         return place;
     }
-    PyObject *sure = nested < 0 ? NULL : make_sure_of_running(maker, cell, given->loop);
+    PyObject *sure = nested < 0 ? NULL : make_sure_of_running(maker->recorder, cell, given->loop);
     if (sure != (PyObject *)running) {
-        Py_SETREF(place, sure == NULL ? NULL : ask_for_place(maker, given, sure));
+        Py_SETREF(place, sure == NULL ? NULL : ask_for_place(maker->recorder, given->context, sure));
     }
     Py_XDECREF(sure);
     return place;
-}
-
-/* New: the id of the record of whoever makes a task; 0: no task that is recorded. */
-static PyObject *
-creator_of(Maker *maker, LoopCell *cell, PyObject *loop)
-{
-    if (is_none(cell->running)) {
-        return PyLong_FromLong(0);
-    }
-    Py_ssize_t eager = PyObject_Size(maker->eager_tasks);
-    if (eager == 0) {
-        return Py_XNewRef(((TimedCell *)cell->running)->id);
-    }
-    PyObject *maker_of_it = eager < 0 ? NULL : make_sure_of_running(maker, cell, loop);
-    PyObject *id = maker_of_it == NULL      ? NULL
-                   : maker_of_it == Py_None ? PyLong_FromLong(0)
-                                            : Py_XNewRef(((TimedCell *)maker_of_it)->id);
-    Py_XDECREF(maker_of_it);
-    return id;
-}
-
-/* New: the pair of code and instruction of the line that makes the task, found as code.creation_point does from the caller
-   outwards; None: the loop made it itself. NULL, without an exception: no task makes it, and what calls may
-   tell of what kind it is (LoopState._kind_from_outside). Only where the loop does not run yet, or what it calls is asyncio's. */
-static PyObject *
-creation_point(Maker *maker, int made_by_task)
-{
-    State *state = maker->state;
-    int unclear = made_by_task ? 0 : is_answer(PyObject_CallNoArgs(maker->get_running_loop), Py_None);
-    PyObject *point = NULL, *frame = unclear != 0 ? NULL : PyObject_CallNoArgs(state->getframe);
-    while (frame != NULL) {
-        PyCodeObject *code = PyFrame_GetCode((PyFrameObject *)frame);
-        PyObject *key = PyLong_FromVoidPtr(code);
-        int passed = key == NULL ? -1 : PySet_Contains(maker->passed, key);
-        if (passed == 0) {
-            PyObject *info = known_info(maker->infos, key);
-            if (info != NULL && PyTuple_GET_ITEM(info, INFO_INTERNAL) == Py_False) {
-                point = point_of(code, (PyFrameObject *)frame);
-            }
-            else if (!made_by_task) {
-                unclear = info == NULL || PyTuple_GET_ITEM(info, INFO_ENTRY_POINT) != Py_False;
-            }
-            else if (info == NULL && !PyErr_Occurred()) {
-                PyObject *args[] = {Py_None, frame};
-                point = PyObject_Vectorcall(maker->find_point, args, 2, NULL);
-            }
-            else if (info != NULL && PyTuple_GET_ITEM(info, INFO_ENTRY_POINT) != Py_False) {
-                int inside = is_answer(PyObject_CallNoArgs(maker->get_running_loop), Py_None);
-                point = inside == 0 ? Py_NewRef(Py_None) : NULL;
-            }
-        }
-        Py_XDECREF(key);
-        Py_DECREF(code);
-        int found = point != NULL || unclear || PyErr_Occurred();
-        PyObject *back = found ? NULL : (PyObject *)PyFrame_GetBack((PyFrameObject *)frame);
-        Py_SETREF(frame, back);
-    }
-    return point == NULL && !unclear && !PyErr_Occurred() ? Py_NewRef(Py_None) : point;
-}
-
-/* What is known of a task before its record is made. */
-typedef struct {
-    PyObject *code, *made_at; /* as TaskRecord has them */
-} Birth;
-
-/* Whether a record is made as usual, and of what; else that is for Python. Negative on error. */
-static int
-read_birth(Maker *maker, LoopCell *cell, const Given *given, Birth *birth)
-{
-    int made_by_task = !is_none(cell->running);
-    if ((made_by_task && !PyObject_TypeCheck(cell->running, maker->state->timed_type)) || cell->alive == NULL ||
-        !PySet_CheckExact(cell->alive)) {
-        return 0;
-    }
-    birth->code = usual_code(maker, given->coro);
-    birth->made_at = birth->code == NULL ? NULL : creation_point(maker, made_by_task);
-    return birth->made_at != NULL ? 1 : PyErr_Occurred() ? -1 : 0;
-}
-
-/* New: what TaskRecord(…) makes. */
-static TimedCell *
-new_record(Maker *maker, LoopCell *cell, const Birth *birth, PyObject *coro)
-{
-    State *state = maker->state;
-    TimedCell *record = (TimedCell *)maker->record_type->tp_alloc(maker->record_type, 0);
-    if (record == NULL) {
-        return NULL;
-    }
-    record->cell.step = Py_XNewRef(cell->step);
-    record->loop = Py_NewRef(cell);
-    record->kind = Py_NewRef(maker->kind);
-    record->code = Py_NewRef(birth->code);
-    record->made_at = Py_NewRef(birth->made_at);
-    if ((record->qualname = PyObject_GetAttr(coro, state->s_qualname)) == NULL ||
-        clock_now(&maker->clock, &record->created) < 0 || clock_now(&maker->wall, &record->wall) < 0 ||
-        (record->id = PyObject_CallNoArgs(maker->next_id)) == NULL) {
-        Py_CLEAR(record);
-    }
-    else {
-        record->ready = record->suspended = record->created;
-    }
-    return record;
-}
-
-/* New: the record of a task about to be made at this place; `*context` becomes the one to make it in. */
-static TimedCell *
-open_record(Maker *maker, LoopCell *cell, const Birth *birth, PyObject *place, const Given *given, PyObject **context)
-{
-    TimedCell *record = new_record(maker, cell, birth, given->coro);
-    if (record == NULL) {
-        return NULL;
-    }
-    PyObject *args[] = {(PyObject *)record, place, given->context};
-    *context = PyObject_Vectorcall(maker->opened, args, 3, NULL);
-    if (*context != NULL && cell->dozes) {
-        PyObject *answer = PyObject_CallMethodNoArgs((PyObject *)cell, maker->state->s_stir);
-        if (answer == NULL) {
-            Py_CLEAR(*context);
-        }
-        Py_XDECREF(answer);
-    }
-    if (*context == NULL) {
-        Py_CLEAR(record);
-    }
-    return record;
-}
-
-/* record.begin(task): it takes its place among the loop's live records. */
-static int
-begin_record(Maker *maker, LoopCell *cell, TimedCell *record, PyObject *task, PyObject *loop)
-{
-    PyObject *lost = PyMethod_New(maker->lost, (PyObject *)record);
-    record->task = lost == NULL ? NULL : PyWeakref_NewRef(task, lost);
-    Py_XDECREF(lost);
-    if (record->task == NULL) {
-        return -1;
-    }
-    record->creator = creator_of(maker, cell, loop);
-    return record->creator == NULL ? -1 : PySet_Add(cell->alive, (PyObject *)record);
 }
 
 static PyObject *
@@ -420,7 +231,7 @@ make_with_record(Maker *maker, LoopCell *cell, TimedCell *record, const Given *g
     State *state = maker->state;
     PyObject *task = blank_task(maker, (PyObject *)record);
     int timed = PyObject_TypeCheck(record, state->timed_type);
-    if (task != NULL && ((timed && begin_record(maker, cell, record, task, given->loop) < 0) || construct(state, task, given) < 0)) {
+    if (task != NULL && ((timed && begin_record(maker->recorder, cell, record, task, given->loop) < 0) || construct(state, task, given) < 0)) {
         PyObject *raised = take_raised();
         if (timed && (record->outcome == NULL || record->outcome == Py_None)) {
             Py_XDECREF(PyObject_CallMethodNoArgs((PyObject *)record, state->s_abandon));
@@ -456,7 +267,7 @@ admit(Maker *maker, LoopCell *cell, const Birth *birth, PyObject *place, const G
         return Py_NewRef(cell->unrecorded);
     }
     if (place != NULL) {
-        record = open_record(maker, cell, birth, place, given, context);
+        record = open_record(maker->recorder, cell, birth, place, given->coro, maker->kind, given->context, context);
         Py_DECREF(place);
     }
     if (record == NULL) {
@@ -515,7 +326,7 @@ make(Maker *maker, LoopCell *cell, ShardCell *shard, const Given *given)
     }
     PyObject *task = NULL;
     Birth birth = {NULL, NULL};
-    int usual = read_birth(maker, cell, given, &birth);
+    int usual = read_birth(maker->recorder, cell, given->coro, &birth);
     if (usual > 0) {
         task = make_recorded(maker, cell, shard, &birth, place, given);
     }
@@ -530,8 +341,7 @@ make(Maker *maker, LoopCell *cell, ShardCell *shard, const Given *given)
         task = PyObject_Vectorcall(maker->recorded, args, 6, NULL);
         Py_DECREF(place);
     }
-    Py_XDECREF(birth.code);
-    Py_XDECREF(birth.made_at);
+    forget_birth(&birth);
     return task;
 }
 
@@ -573,8 +383,7 @@ maker_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject 
 
 #define EACH_OF_MAKER(DO)                                                                                      \
     DO(plain) DO(observation) DO(sink) DO(surroundings) DO(variable) DO(tasks) DO(task) DO(observed)                    \
-    DO(recorded) DO(glimpse) DO(hide) DO(lost) DO(record_type) DO(kind) DO(next_id) DO(opened)        \
-    DO(infos) DO(passed) DO(find_point) DO(get_running_loop) DO(current_task) DO(eager_tasks)
+    DO(recorded) DO(glimpse) DO(hide) DO(recorder) DO(kind)
 
 static int
 maker_traverse(PyObject *self, visitproc visit, void *arg)
@@ -582,8 +391,6 @@ maker_traverse(PyObject *self, visitproc visit, void *arg)
     Maker *maker = (Maker *)self;
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(maker->dict);
-    Py_VISIT(maker->clock.ask);
-    Py_VISIT(maker->wall.ask);
 #define VISIT_OF_MAKER(field) Py_VISIT(maker->field);
     EACH_OF_MAKER(VISIT_OF_MAKER)
     return 0;
@@ -598,8 +405,6 @@ maker_dealloc(PyObject *self)
     PyObject_ClearWeakRefs(self);
     Py_CLEAR(maker->dict);
     Py_CLEAR(maker->own_code);
-    Py_CLEAR(maker->clock.ask);
-    Py_CLEAR(maker->wall.ask);
 #define CLEAR_OF_MAKER(field) Py_CLEAR(maker->field);
     EACH_OF_MAKER(CLEAR_OF_MAKER)
     type->tp_free(self);
@@ -611,7 +416,6 @@ static PyObject *
 maker_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     State *state = state_of(type);
-    PyObject *clock = NULL, *wall = NULL;
     Maker *maker = (Maker *)type->tp_alloc(type, 0);
     if (maker == NULL) {
         return NULL;
@@ -619,27 +423,22 @@ maker_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     maker->vectorcall = maker_vectorcall;
     maker->state = state;
 #define NAME_OF_PART(field) #field,
-    static char *names[] = {"clock", "wall", "stock", "factory", EACH_OF_MAKER(NAME_OF_PART) NULL};
+    static char *names[] = {"stock", "factory", EACH_OF_MAKER(NAME_OF_PART) NULL};
     if (!PyArg_ParseTupleAndKeywords(
-            args, keywords, "$OOppOOOOOOOO!OOOOO!OOOO!O!OOOO:Maker", names, &clock, &wall, &maker->stock, &maker->factory, &maker->plain,
-            &maker->observation, &maker->sink, &maker->surroundings, &maker->variable, &maker->tasks, &maker->task, &PyType_Type,
-            &maker->observed, &maker->recorded, &maker->glimpse, &maker->hide, &maker->lost,
-            &PyType_Type, &maker->record_type, &maker->kind, &maker->next_id, &maker->opened, &PyDict_Type,
-            &maker->infos, &PySet_Type, &maker->passed, &maker->find_point, &maker->get_running_loop,
-            &maker->current_task, &maker->eager_tasks)) {
+            args, keywords, "$ppOOOOOOOO!OOOO!O:Maker", names, &maker->stock, &maker->factory, &maker->plain, &maker->observation,
+            &maker->sink, &maker->surroundings, &maker->variable, &maker->tasks, &maker->task, &PyType_Type, &maker->observed,
+            &maker->recorded, &maker->glimpse, &maker->hide, state->recorder_type, &maker->recorder, &maker->kind)) {
         memset(&maker->plain, 0, sizeof(Maker) - offsetof(Maker, plain)); /* what was parsed is only borrowed */
         Py_DECREF(maker);
         return NULL;
     }
 #define KEEP_PART(field) Py_INCREF(maker->field);
     EACH_OF_MAKER(KEEP_PART)
-    if (!PyType_IsSubtype(maker->record_type, state->timed_type) ||
-        offset_of(maker->observed, "_otel_asyncio", &maker->slot) == 0) {
-        PyErr_SetString(PyExc_TypeError, "a record is a TimedCell, and the observed class has a slot for it");
+    if (offset_of(maker->observed, "_otel_asyncio", &maker->slot) == 0) {
+        PyErr_SetString(PyExc_TypeError, "the observed class has a slot for the record");
         Py_CLEAR(maker);
     }
-    else if ((maker->own_code = PyObject_GetAttrString(maker->plain, "__code__")) == NULL ||
-             clock_set(state, &maker->clock, clock) < 0 || clock_set(state, &maker->wall, wall) < 0) {
+    else if ((maker->own_code = PyObject_GetAttrString(maker->plain, "__code__")) == NULL) {
         Py_CLEAR(maker);
     }
     return (PyObject *)maker;

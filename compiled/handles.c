@@ -2,8 +2,6 @@
 
 #include "compiled.h"
 
-#define SLOT(object, offset) (*(PyObject **)((char *)(object) + (offset)))
-
 /* What the handle of a step has behind the slots of asyncio.Handle. `_callback` and `_args` are answered from here. */
 typedef struct {
     State *state;

@@ -3,126 +3,6 @@
 
 #include "compiled.h"
 
-#define SLOT(object, at) (*(PyObject **)((char *)(object) + (at)))
-
-/* ---- SpansCell: what each of them asks of SdkSpans ---- */
-
-typedef struct {
-    PyObject_HEAD
-    PyObject *pattern;     /* a span that has nothing of its own, of which others are copies */
-    PyObject *configured;  /* whose `_tracer_config.is_enabled` is looked at each time */
-    PyObject *listed;      /* whose `_span_processors` must still be these */
-    PyObject *processors;
-    PyObject *takers;      /* a list of who takes a span that has ended */
-    PyObject *new_span_id;
-    PyObject *is_recording; /* what answers that of the SDK's spans by whether `_end_time` is None; or None */
-    PyTypeObject *span, *sdk_span, *place, *ids; /* its classes: ours, the SDK's, of where a task stands, of ids */
-    char silent;               /* whether no processor wants to know of a start */
-    char children_are_sampled; /* whether a sampled local parent means a sampled child with nothing added */
-    char as_is;                /* whether an ended span is handed over as it is */
-    struct {
-        Py_ssize_t context, above, decision, dropped, extra, nested, parent_ids, place, record, touched, yielded;
-    } of_span; /* where objects of those classes have what */
-    struct {
-        Py_ssize_t parent, around, rooted, telemetry, spawner;
-    } of_place;
-} SpansCell;
-
-#define EACH_OF_SPANS(DO) \
-    DO(pattern) DO(configured) DO(listed) DO(processors) DO(takers) DO(new_span_id) \
-    DO(is_recording)
-#define EACH_CLASS(DO) DO(span) DO(sdk_span) DO(place) DO(ids)
-
-static int
-spans_traverse(PyObject *self, visitproc visit, void *arg)
-{
-    Py_VISIT(Py_TYPE(self));
-#define VISIT_OF_SPANS(field) Py_VISIT(((SpansCell *)self)->field);
-    EACH_OF_SPANS(VISIT_OF_SPANS)
-    EACH_CLASS(VISIT_OF_SPANS)
-    return 0;
-}
-
-static int
-spans_clear(PyObject *self)
-{
-#define CLEAR_OF_SPANS(field) Py_CLEAR(((SpansCell *)self)->field);
-    EACH_OF_SPANS(CLEAR_OF_SPANS)
-    EACH_CLASS(CLEAR_OF_SPANS)
-    return 0;
-}
-
-DEALLOC(spans)
-
-static PyMemberDef spans_members[] = {
-#define MEMBER_OF_SPANS(field) {#field, T_OBJECT, offsetof(SpansCell, field), 0, NULL},
-    EACH_OF_SPANS(MEMBER_OF_SPANS)
-    {"silent", T_BOOL, offsetof(SpansCell, silent), 0, NULL},
-    {"children_are_sampled", T_BOOL, offsetof(SpansCell, children_are_sampled), 0, NULL},
-    {"as_is", T_BOOL, offsetof(SpansCell, as_is), 0, NULL},
-    {NULL, 0, 0, 0, NULL},
-};
-
-/* Where objects of its classes have what. */
-static int
-find_slots(SpansCell *spans)
-{
-    struct {
-        PyTypeObject *type;
-        const char *name;
-        Py_ssize_t *at;
-    } slots[] = {
-        {spans->span, "_context", &spans->of_span.context},      {spans->span, "above", &spans->of_span.above},
-        {spans->span, "decision", &spans->of_span.decision},     {spans->span, "dropped", &spans->of_span.dropped},
-        {spans->span, "extra", &spans->of_span.extra},           {spans->span, "nested", &spans->of_span.nested},
-        {spans->span, "parent_ids", &spans->of_span.parent_ids}, {spans->span, "place", &spans->of_span.place},
-        {spans->span, "record", &spans->of_span.record},         {spans->span, "touched", &spans->of_span.touched},
-        {spans->span, "yielded", &spans->of_span.yielded},       {spans->place, "parent", &spans->of_place.parent},
-        {spans->place, "around", &spans->of_place.around},       {spans->place, "rooted", &spans->of_place.rooted},
-        {spans->place, "telemetry", &spans->of_place.telemetry}, {spans->place, "spawner", &spans->of_place.spawner},
-    };
-    for (size_t i = 0; i < Py_ARRAY_LENGTH(slots); i++) {
-        if (!offset_of(slots[i].type, slots[i].name, slots[i].at)) {
-            PyErr_Format(PyExc_TypeError, "%.100s has no slot %s", slots[i].type->tp_name, slots[i].name);
-            return -1;
-        }
-    }
-    return 0;
-}
-
-/* spans.use(span, sdk_span, place, ids): its classes; until it has them, Python does all. */
-static PyObject *
-spans_use(PyObject *self, PyObject *args)
-{
-    SpansCell *spans = (SpansCell *)self;
-    PyTypeObject *span, *sdk_span, *place, *ids;
-    if (!PyArg_ParseTuple(args, "O!O!O!O!:use", &PyType_Type, &span, &PyType_Type, &sdk_span, &PyType_Type, &place,
-                          &PyType_Type, &ids)) {
-        return NULL;
-    }
-    if (!PyType_IsSubtype(ids, &PyTuple_Type)) {
-        PyErr_SetString(PyExc_TypeError, "use takes a class of tuples for the ids");
-        return NULL;
-    }
-#define USE_CLASS(field) Py_XSETREF(spans->field, (PyTypeObject *)Py_NewRef(field));
-    EACH_CLASS(USE_CLASS)
-    if (find_slots(spans) < 0) {
-        EACH_CLASS(CLEAR_OF_SPANS)
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
-
-static PyMethodDef spans_methods[] = {{"use", spans_use, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}};
-
-static PyType_Slot spans_slots[] = {
-    {Py_tp_traverse, spans_traverse}, {Py_tp_clear, spans_clear}, {Py_tp_dealloc, spans_dealloc},
-    {Py_tp_members, spans_members},   {Py_tp_methods, spans_methods}, {0, NULL},
-};
-
-static PyType_Spec spans_spec = {"otel_asyncio.observe._compiled.SpansCell", sizeof(SpansCell), 0,
-                                 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, spans_slots};
-
 /* ---- SinkCall: `call(…)`, which does the usual case and leaves all else to the method in Python ---- */
 
 typedef struct {
@@ -132,6 +12,8 @@ typedef struct {
     PyObject *plain;   /* the method in Python */
     PyObject *tracing; /* asked for `spans` each time: there may be none yet, or none any more */
     PyObject *kept;    /* a dict of what waits for the end of a task; empty as a rule */
+    PyObject *root;    /* the place of a task with no span above it, or None where such are not recorded */
+    PyObject *success; /* Outcome.SUCCESS */
     PyObject *variable, *key; /* where OpenTelemetry has its context, and in that the current span */
     PyTypeObject *telemetry;  /* its class of contexts */
 } SinkCall;
@@ -145,16 +27,6 @@ spans_of(SinkCall *call)
         Py_CLEAR(spans);
     }
     return (SpansCell *)spans;
-}
-
-/* Whether an attribute of an attribute is this. Negative on error. */
-static int
-leads_to(PyObject *object, PyObject *first, PyObject *second, PyObject *expected)
-{
-    PyObject *between = PyObject_GetAttr(object, first);
-    int leads = between == NULL ? -1 : is_answer(PyObject_GetAttr(between, second), expected);
-    Py_XDECREF(between);
-    return leads;
 }
 
 /* ---- place(context, running) ---- */
@@ -191,8 +63,8 @@ is_open(State *state, SpansCell *spans, PyObject *span)
            PyObject_TypeCheck(record, state->timed_type) && is_none(((TimedCell *)record)->outcome);
 }
 
-/* New: where a task stands that is made while `running` runs and this span is current; NULL, without an exception perhaps:
-   it is for Python to say. */
+/* New: where a task stands that is made while `running` runs and this span, or None, is current; NULL, without an exception
+   perhaps: it is for Python to say. */
 static PyObject *
 usual_place(SinkCall *call, SpansCell *spans, PyObject *running, PyObject *span, PyObject *telemetry)
 {
@@ -207,7 +79,21 @@ usual_place(SinkCall *call, SpansCell *spans, PyObject *running, PyObject *span,
             return new_place(spans, own, span, SLOT(place, spans->of_place.rooted), telemetry);
         }
     }
+    if (span == Py_None) {
+        return Py_NewRef(call->root);
+    }
     return is_open(call->state, spans, span) > 0 ? new_place(spans, span, span, Py_False, telemetry) : NULL;
+}
+
+/* New: the span that is current where OpenTelemetry's context is this one, or None; NULL, without an exception perhaps:
+   more is to be looked at. */
+static PyObject *
+current_in(SinkCall *call, PyObject *telemetry)
+{
+    if (!Py_IS_TYPE(telemetry, call->telemetry) || PyDict_GET_SIZE(telemetry) > 1) {
+        return NULL;
+    }
+    return PyDict_GET_SIZE(telemetry) == 0 ? Py_NewRef(Py_None) : Py_XNewRef(PyDict_GetItemWithError(telemetry, call->key));
 }
 
 static PyObject *
@@ -216,12 +102,11 @@ place_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject 
     SinkCall *call = (SinkCall *)self;
     PyObject *place = NULL, *telemetry = NULL, *span = NULL;
     if (PyVectorcall_NARGS(nargsf) == 2 && keywords == NULL && args[0] == Py_None &&
-        PyContextVar_Get(call->variable, NULL, &telemetry) == 0 && telemetry != NULL &&
-        Py_IS_TYPE(telemetry, call->telemetry) && PyDict_GET_SIZE(telemetry) == 1) {
-        span = Py_XNewRef(PyDict_GetItemWithError(telemetry, call->key));
+        PyContextVar_Get(call->variable, NULL, &telemetry) == 0 && telemetry != NULL) {
+        span = current_in(call, telemetry);
     }
     SpansCell *spans = span == NULL ? NULL : spans_of(call);
-    if (spans != NULL && (Py_IS_TYPE(span, spans->span) || Py_IS_TYPE(span, spans->sdk_span))) {
+    if (spans != NULL && (span == Py_None || Py_IS_TYPE(span, spans->span) || Py_IS_TYPE(span, spans->sdk_span))) {
         place = usual_place(call, spans, args[1], span, telemetry);
     }
     Py_XDECREF(spans);
@@ -232,20 +117,15 @@ place_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject 
 
 /* ---- opened(record, place, context) ---- */
 
-/* Whether a span is opened without anybody being asked or told. Negative on error. */
+/* Whether a span is opened there without anybody being asked or told. Negative on error. */
 static int
 opens_silently(State *state, SpansCell *spans, PyObject *place)
 {
-    if (spans->configured == NULL || spans->listed == NULL || is_none(spans->processors) || !spans->silent ||
-        (!spans->children_are_sampled && SLOT(place, spans->of_place.rooted) != Py_True) || spans->pattern == NULL ||
+    if ((!spans->children_are_sampled && SLOT(place, spans->of_place.rooted) != Py_True) || spans->pattern == NULL ||
         !Py_IS_TYPE(spans->pattern, spans->span)) {
         return 0;
     }
-    int silently = leads_to(spans->configured, state->s_tracer_config, state->s_is_enabled, Py_True);
-    if (silently > 0) {
-        silently = is_answer(PyObject_GetAttr(spans->listed, state->s_span_processors), spans->processors);
-    }
-    return silently;
+    return starts_silently(state, spans);
 }
 
 /* Give a record its span. */
@@ -337,22 +217,6 @@ ids_of(State *state, SpansCell *spans, PyObject *span)
     return ids;
 }
 
-/* Hand the span over. */
-static int
-hand_over(PyObject *takers, PyObject *span)
-{
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(takers); i++) {
-        PyObject *take = Py_NewRef(PyList_GET_ITEM(takers, i));
-        PyObject *answer = PyObject_CallOneArg(take, span);
-        Py_DECREF(take);
-        Py_XDECREF(answer);
-        if (answer == NULL) {
-            return -1;
-        }
-    }
-    return 0;
-}
-
 /* The last of the span: what was kept to find its parent is needed no more, and the record keeps only the ids, or the two
    would be a cycle. Takes the reference to the ids. */
 static int
@@ -371,6 +235,26 @@ close_span(SpansCell *spans, TimedCell *record, PyObject *span, PyObject *ids)
     return 0;
 }
 
+/* Whether it is the span of a task that has left its facts to a request, and that is all: then there is none. */
+static int
+has_yielded(SinkCall *call, SpansCell *spans, TimedCell *record, PyObject *span)
+{
+    PyObject *above = SLOT(span, spans->of_span.above);
+    int below_dropped = above != NULL && Py_IS_TYPE(above, spans->span) && SLOT(above, spans->of_span.dropped) != Py_False;
+    return SLOT(span, spans->of_span.yielded) == Py_True && is_none(SLOT(span, spans->of_span.context)) &&
+           record->outcome == call->success && is_none(record->problem) && is_none(record->waits) &&
+           PyDict_GET_SIZE(call->kept) == 0 && above != NULL && !below_dropped;
+}
+
+/* SdkSpans.close and Lineage.drop, of a span that is not wanted. */
+static void
+drop_span(SpansCell *spans, TimedCell *record, PyObject *span)
+{
+    Py_XSETREF(SLOT(span, spans->of_span.dropped), Py_NewRef(Py_True));
+    Py_XSETREF(SLOT(span, spans->of_span.place), Py_NewRef(Py_None));
+    Py_XSETREF(record->span, Py_NewRef(Py_None));
+}
+
 static PyObject *
 closed_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *keywords)
 {
@@ -382,21 +266,28 @@ closed_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject
         spans = spans_of(call);
         span = spans == NULL ? NULL : Py_XNewRef(((TimedCell *)args[0])->span);
     }
-    if (span != NULL && Py_IS_TYPE(span, spans->span) && closes_as_it_is(call, spans, (TimedCell *)args[0], span)) {
+    int known = span != NULL && Py_IS_TYPE(span, spans->span), dropped = 0, status = 0;
+    if (known && closes_as_it_is(call, spans, (TimedCell *)args[0], span)) {
         ids = ids_of(call->state, spans, span);
     }
-    int closed = ids != NULL, status = closed ? close_span(spans, (TimedCell *)args[0], span, ids) : 0;
+    else if (known && has_yielded(call, spans, (TimedCell *)args[0], span)) {
+        drop_span(spans, (TimedCell *)args[0], span);
+        dropped = 1;
+    }
+    if (ids != NULL) {
+        status = close_span(spans, (TimedCell *)args[0], span, ids);
+    }
     Py_XDECREF(span);
     Py_XDECREF(spans);
     if (status < 0 || PyErr_Occurred()) {
         return NULL;
     }
-    return closed ? Py_NewRef(Py_None) : PyObject_Vectorcall(call->plain, args, nargsf, keywords);
+    return ids != NULL || dropped ? Py_NewRef(Py_None) : PyObject_Vectorcall(call->plain, args, nargsf, keywords);
 }
 
 /* ---- the type ---- */
 
-#define EACH_OF_CALL(DO) DO(plain) DO(tracing) DO(kept) DO(variable) DO(key) DO(telemetry)
+#define EACH_OF_CALL(DO) DO(plain) DO(tracing) DO(kept) DO(root) DO(success) DO(variable) DO(key) DO(telemetry)
 
 /* Which of the sink's methods it stands for. */
 static vectorcallfunc
@@ -442,10 +333,10 @@ call_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 #define NAME_OF_CALL(field) #field,
     static char *names[] = {"name", EACH_OF_CALL(NAME_OF_CALL) NULL};
     const char *name;
-    PyObject *plain, *tracing, *kept, *variable, *key;
+    PyObject *plain, *tracing, *kept, *root, *success, *variable, *key;
     PyTypeObject *telemetry;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "s$OOO!OOO!:SinkCall", names, &name, &plain, &tracing, &PyDict_Type,
-                                     &kept, &variable, &key, &PyType_Type, &telemetry)) {
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "s$OOO!OOOOO!:SinkCall", names, &name, &plain, &tracing, &PyDict_Type,
+                                     &kept, &root, &success, &variable, &key, &PyType_Type, &telemetry)) {
         return NULL;
     }
     vectorcallfunc function = call_named(name);
@@ -482,10 +373,6 @@ static PyType_Spec call_spec = {"otel_asyncio.observe._compiled.SinkCall", sizeo
 int
 sink_add(PyObject *module, State *state)
 {
-    state->spans_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &spans_spec, NULL);
     state->sink_call_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &call_spec, NULL);
-    if (state->spans_type == NULL || state->sink_call_type == NULL) {
-        return -1;
-    }
-    return PyModule_AddType(module, state->spans_type) || PyModule_AddType(module, state->sink_call_type) ? -1 : 0;
+    return state->sink_call_type == NULL ? -1 : PyModule_AddType(module, state->sink_call_type);
 }

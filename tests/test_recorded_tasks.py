@@ -183,7 +183,7 @@ def test_a_sink_that_fails_costs_the_program_no_task(
         raise ZeroDivisionError(fails)
 
     monkeypatch.setattr(SpanSink, fails, fail)
-    monkeypatch.setattr(sink, "shorten", lambda *_: None)  # else this is for the unusual case only
+    monkeypatch.setattr(sink, "shorten", lambda *_, **__: None)  # else this is for the unusual case only
 
     async def main() -> list[None]:
         with spans.tracer.start_as_current_span("request"):

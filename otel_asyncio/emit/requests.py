@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 from otel_asyncio.emit import names
 from otel_asyncio.emit.attributes import split_attributes, start_attributes
+from otel_asyncio.emit.shortcuts import shorten_requests
 from otel_asyncio.emit.taskspan import TaskSpan
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.records import Kind, Split, TaskRecord
@@ -26,6 +27,16 @@ if TYPE_CHECKING:
     from otel_asyncio.emit.sdk import SdkSpans
     from otel_asyncio.observe.clock import Clock
 
+
+_READ = {
+    "parent": "_parent",
+    "context": "_context",
+    "start_time": "_start_time",
+    "end_time": "_end_time",
+    "instrumentation_scope": "_instrumentation_scope",
+}
+_IS_KNOWN = all(getattr(ReadableSpan, name).fget.__code__.co_names == (kept,) for name, kept in _READ.items())
+"""Whether what is asked of a span is what the SDK keeps under these names."""
 
 _CLOCKS_AGREE = 1_000_000
 """Nanoseconds: of a moment in a short step, one clock may say that it was just before."""
@@ -70,6 +81,9 @@ class RequestSpans(SpanProcessor):
         self._guard = Guard("requests")
         """What is called from here may fail: a processor of the program's, which takes the segment."""
         self.active = True
+        if _IS_KNOWN:
+            parts = {"attributes": _attributes, "open": self._open, "readable": ReadableSpan}
+            shorten_requests(self, spans, clock, {"running": running, "segments": segments.emit, "split": split, **parts})
 
     def on_start(self, span: Span, parent_context: Any = None) -> None:
         """A span was opened: where it is the first of its trace in this process, see in which task."""
@@ -124,13 +138,17 @@ class RequestSpans(SpanProcessor):
 
     def _give_up(self, error: BaseException) -> None:
         self._guard.fail(error)
+        self._stop()
+
+    def _stop(self) -> None:
         self.active = False
         self._open.clear()
+        for name in ("on_start", "on_end"):  # of the class again, which ask whether there is anything to be done
+            vars(self).pop(name, None)
 
     def detach(self, provider: Any) -> None:
         """Take this processor out of the provider again, or silence it where the provider does not let it go."""
-        self.active = False
-        self._open.clear()
+        self._stop()
         multi: Any = getattr(provider, "_active_span_processor", None)
         processors = getattr(multi, "_span_processors", None)
         if isinstance(processors, tuple):

@@ -65,7 +65,7 @@ class SdkSpans(SpansCell):
     """Whether its spans are those to make current inside the task; else each knows which one is (`current`)."""
 
     def __init__(self, tracer: Any) -> None:
-        self._tracer = tracer
+        self.tracer = tracer
         self.configured = tracer if hasattr(tracer, "_tracer_config") else _UNCONFIGURED
         self._multi = tracer.span_processor
         self.listed = self._multi if hasattr(self._multi, "_span_processors") else _UNLISTED
@@ -84,7 +84,7 @@ class SdkSpans(SpansCell):
         self.pattern = self if extension is None else new_span(self)
         self.is_recording = IS_RECORDING
         if ARE_KNOWN:
-            self.use(TaskSpan, _SPAN, Place, SpanContext)
+            self.use(TaskSpan, _SPAN, Place, SpanContext, GivenSpan)
 
     def open(self, record: TaskRecord, place: Place) -> TaskSpan | None:
         """The span of a task about to be made; None if the sampler, or the tracer's configurator, refuses it."""
@@ -122,13 +122,13 @@ class SdkSpans(SpansCell):
             if ids is not None:
                 span.parent_ids, span._context = parent, ids
                 return
-        parent, generator = span.find_parent(), self._tracer.id_generator
+        parent, generator = span.find_parent(), self.tracer.id_generator
         if parent is None and self._roots_are_sampled:
             span._context = root_ids(generator)
             return
         trace_id = generator.generate_trace_id() if parent is None else parent.trace_id
         attributes = start_attributes(span.record)
-        result = self._tracer.sampler.should_sample(
+        result = self.tracer.sampler.should_sample(
             span.sampling_context(),
             trace_id,
             names.task_span(span.record.qualname),
@@ -167,7 +167,7 @@ class SdkSpans(SpansCell):
 
     def _construct(self, span: TaskSpan, attributes: dict[str, Any], **late: Any) -> None:
         span.touched = True
-        tracer = self._tracer
+        tracer = self.tracer
         sdk.Span.__init__(
             span,
             **self._identity(span),
@@ -185,7 +185,7 @@ class SdkSpans(SpansCell):
             "context": span.context,
             "parent": span.parent_ids,
             "links": span.task_links,
-            **origin_of(self._tracer),
+            **origin_of(self.tracer),
         }
 
     def close(self, span: TaskSpan, error: BaseException | None, wanted: bool) -> SpanContext | None:
@@ -258,20 +258,20 @@ class SdkSpans(SpansCell):
         if not (self.silent and self._plain_limits and self.configured._tracer_config.is_enabled):
             return None
         if parent is None:
-            return root_ids(self._tracer.id_generator) if self._roots_are_sampled else None
+            return root_ids(self.tracer.id_generator) if self._roots_are_sampled else None
         return child_ids(parent, self.new_span_id) if self.children_are_sampled else None
 
     def _hand_over(self, ids: SpanContext, *facts: Any) -> None:
         span = blank(GivenSpan)
         span._context = ids
-        span.facts = self._tracer, *facts
+        span.facts = self.tracer, *facts
         for take in self.takers:
             take(span)
 
     def begin(self, parent: SpanContext, name: str, start: int, attributes: Attributes) -> LateSpan | None:
         """An open span, past the tracer; None as by `give`."""
         ids = self._ids_below(parent) if self._metrics is None else None
-        return None if ids is None else LateSpan(self._tracer, ids, parent, name, start, attributes)
+        return None if ids is None else LateSpan(self.tracer, ids, parent, name, start, attributes)
 
     def end(self, span: Any, end: int, attributes: Attributes) -> bool:
         """End it with these, all of its attributes. False, and nothing happens, where it is a whole one."""

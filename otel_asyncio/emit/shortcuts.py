@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context.context import Context
 
-from otel_asyncio.emit import current
+from otel_asyncio.emit import current, names
+from otel_asyncio.emit.ids import ARE_KNOWN
 from otel_asyncio.observe.flavour import extension
+from otel_asyncio.observe.records import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from opentelemetry.sdk.trace import ReadableSpan
 
+    from otel_asyncio.emit.lineage import Place
     from otel_asyncio.emit.tracing import Tracing
+    from otel_asyncio.observe.clock import Clock
 
 
 class SpansCell:
     """What every span of a task asks of the way in which spans are made; the same fields in both flavours."""
+
+    tracer: Any
+    """The SDK's."""
 
     configured: Any
     """Whose `_tracer_config.is_enabled` is looked at each time."""
@@ -47,21 +55,51 @@ class SpansCell:
     """Whether a span that nobody has touched is handed over as it is."""
 
     def use(self, *classes: type) -> None:
-        """Its classes: of spans, ours and the SDK's, of places, of ids. Python knows them by their names."""
+        """Its classes: of spans, ours and the SDK's, of places, of ids, of spans given when over. Python knows them by their names."""
 
 
 if not TYPE_CHECKING and extension is not None:
     SpansCell = extension.SpansCell
 
 
-def shorten(sink: object, methods: Iterable[str], tracing: Tracing, kept: Mapping[Any, Any]) -> None:
+def shorten(
+    sink: object, methods: Iterable[str], tracing: Tracing, *, kept: Mapping[Any, Any], root: Place | None
+) -> None:
     """Let these methods of the sink do the usual case compiled: of `place`, `opened` and `closed`.
 
-    `kept` is what waits for the end of tasks: nothing, in the usual case.
+    `kept` is what waits for the end of tasks: nothing, in the usual case. `root` is the place of a root task.
     """
     if extension is None or not current.IS_KNOWN:
         return
     for name in methods:
-        parts = {"variable": current.VARIABLE, "key": current.SPAN_KEY, "telemetry": Context}
-        call = extension.SinkCall(name, plain=getattr(sink, name), tracing=tracing, kept=kept, **parts)
+        call = extension.SinkCall(
+            name,
+            plain=getattr(sink, name),
+            tracing=tracing,
+            kept=kept,
+            root=root,
+            success=Outcome.SUCCESS,
+            variable=current.VARIABLE,
+            key=current.SPAN_KEY,
+            telemetry=Context,
+        )
         setattr(sink, name, call)
+
+
+def shorten_requests(requests: object, spans: SpansCell, clock: Clock, parts: Mapping[str, Any]) -> None:
+    """Let the processor that splits requests do the usual case compiled, where its spans are known to be."""
+    if extension is None or not ARE_KNOWN:
+        return
+    for name in ("on_start", "on_end"):
+        call = extension.RequestCall(
+            name,
+            plain=getattr(requests, name),
+            requests=requests,
+            spans=spans,
+            clock=clock.monotonic_ns,
+            wall=clock.wall_ns,
+            partial=partial,
+            name=names.task_span,
+            **parts,
+        )
+        setattr(requests, name, call)

@@ -64,7 +64,7 @@ class SpanSink:
         self.surroundings: Callable[[], object] = current_telemetry
         self.unwanted: Callable[[], object] = weakref.ref(self)  # no surroundings; none such were seen yet
         usual = {"place": True, "opened": not policy.looks_at_functions, "closed": policy.wants_all}
-        shorten(self, (name for name, may in usual.items() if may), tracing, self._timeouts.kept)
+        shorten(self, (name for name, may in usual.items() if may), tracing, kept=self._timeouts.kept, root=self._root)
 
     def place(self, context: Context | None, running: TaskRecord | None) -> Place | None:
         """Where a task created here and now would stand; None if it is not to be recorded."""

@@ -11,7 +11,7 @@ from asyncio import events, tasks
 from functools import WRAPPER_ASSIGNMENTS, update_wrapper
 from typing import TYPE_CHECKING, Any
 
-from otel_asyncio.observe import bursts, code, create, notices, records, steps
+from otel_asyncio.observe import bursts, code, create, eager, notices, overrides, records, steps
 from otel_asyncio.observe.flavour import extension
 from otel_asyncio.observe.glimpses import glimpse
 from otel_asyncio.observe.records import PERHAPS_EAGER, Kind, Outcome, TaskRecord
@@ -106,9 +106,6 @@ def _make_maker(observation: Observation, plain: Callable[..., Any], *, stock: b
         sink=observation.sink,
         surroundings=observation.sink.surroundings,
         variable=getattr(observation.sink.surroundings, "__self__", None),  # `get` of a context variable, as a rule
-        opened=observation.sink.opened,
-        clock=observation.clock.monotonic_ns,
-        wall=observation.clock.wall_ns,
         tasks=tasks,
         task=tasks.Task,
         observed=observed_classes[tasks.Task],
@@ -117,10 +114,21 @@ def _make_maker(observation: Observation, plain: Callable[..., Any], *, stock: b
         recorded=_make_recorded,
         glimpse=glimpse,
         hide=hidden,
+        recorder=_make_recorder(observation),
+        kind=Kind.TASK,
+    )
+
+
+def _make_recorder(observation: Observation) -> Any:
+    """What makes records."""
+    return extension.Recorder(
+        observation=observation,
+        clock=observation.clock.monotonic_ns,
+        wall=observation.clock.wall_ns,
         record_type=TaskRecord,
         lost=TaskRecord.lost,
-        kind=Kind.TASK,
         next_id=records.next_id,
+        opened=observation.sink.opened,
         infos=code.infos,
         passed=code.passed,
         find_point=code.creation_point,
@@ -128,6 +136,23 @@ def _make_maker(observation: Observation, plain: Callable[..., Any], *, stock: b
         current_task=tasks.current_task,
         eager_tasks=PERHAPS_EAGER,
     )
+
+
+def who_runs(observation: Observation) -> dict[str, Callable[..., Any]]:
+    """The methods of the observation that tell which task runs, and take in one that was started past us."""
+    recorder = _make_recorder(observation)
+    return {
+        name: extension.Running(
+            name,
+            plain=getattr(observation, name),
+            recorder=recorder,
+            kind=Kind.TASK,
+            stock=overrides.STOCK,
+            watched=overrides.OfTheInstance,
+            first_step=None if eager.ENDS_ARE_TOLD else eager.take_in_first_step,
+        )
+        for name in ("running_record", "make_sure_of_running")
+    }
 
 
 def make_set_attribute(before: Callable[..., None], told: list[Callable[[Any, bool], None]]) -> Callable[..., None]:

@@ -16,9 +16,15 @@ from otel_asyncio.observe.records import EXITS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from otel_asyncio.observe.observation import Observation
     from otel_asyncio.observe.records import TaskRecord
 
 ENDS_ARE_TOLD = sys.version_info < (3, 14)
+
+
+def who_runs(_: Observation) -> dict[str, Callable[..., Any]]:
+    """What takes the place of the observation's methods that tell which task runs: nothing, they are Python."""
+    return {}
 
 
 def take_in_first_step(record: Any, maker: TaskRecord | None) -> None:

@@ -10,7 +10,7 @@ COMPILED = "OTEL_ASYNCIO_COMPILED"
 """Environment: `0` runs Python, also where the compiled flavour is there."""
 
 _EXTENSION = "otel_asyncio.observe._compiled"
-_INTERFACE = 8  # what Python and C expect of each other; compiled/compiled.h has it too
+_INTERFACE = 9  # what Python and C expect of each other; compiled/compiled.h has it too
 
 
 def _load() -> tuple[Any, str]:

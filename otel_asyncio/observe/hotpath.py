@@ -10,6 +10,7 @@ from otel_asyncio.observe.steps import takes_handles_directly
 if TYPE_CHECKING or extension is None:
     from otel_asyncio.observe.bursts import make_brief_step
     from otel_asyncio.observe.create import make_create_task, make_factory, make_register
+    from otel_asyncio.observe.eager import who_runs
     from otel_asyncio.observe.notices import make_notice, make_set_attribute
     from otel_asyncio.observe.steps import make_call_soon, make_call_soon_of, make_step, make_unrecorded_step
 else:
@@ -24,6 +25,7 @@ else:
         make_set_attribute,
         make_step,
         make_unrecorded_step,
+        who_runs,
     )
 
 __all__ = [
@@ -38,4 +40,5 @@ __all__ = [
     "make_step",
     "make_unrecorded_step",
     "takes_handles_directly",
+    "who_runs",
 ]

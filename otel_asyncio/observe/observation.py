@@ -18,7 +18,7 @@ from otel_asyncio.observe.finishing import make_finish, make_finish_unrecorded
 from otel_asyncio.observe.flavour import extension
 from otel_asyncio.observe.generators import Generators
 from otel_asyncio.observe.glimpses import make_glimpse_step
-from otel_asyncio.observe.hotpath import make_step, make_unrecorded_step, takes_handles_directly
+from otel_asyncio.observe.hotpath import make_step, make_unrecorded_step, takes_handles_directly, who_runs
 from otel_asyncio.observe.loops import LoopState, nothing, nowhere
 from otel_asyncio.observe.looptime import probe
 from otel_asyncio.observe.misuse import Misuses
@@ -80,6 +80,7 @@ class Observation:
         self.may_collect: Callable[[], bool] = lambda: True
         """Whether this thread may be in the middle of a garbage collection."""
         self.place = sink.place
+        vars(self).update(who_runs(self))
         self.waits: Waits | None = None  # set where long waits are looked at, as `limits.wait` says
         self.locks = Locks(clock.monotonic_ns, sink.nest)
         self.executors = Executors(sink, clock, self.running_record, limits.wait)

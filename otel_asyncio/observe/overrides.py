@@ -49,13 +49,13 @@ def _code_of(method: Any) -> Any:
 def watch_foreign(task: Any) -> None:
     """See the cancellations of a task that is not of our class: by attributes of the instance, which hold it weakly."""
     cls = type(task)
-    if cls is _STOCK or _code_of(cls.cancel) not in OUR_CALLS:
-        calls = _OfTheInstance(task)
+    if cls is STOCK or _code_of(cls.cancel) not in OUR_CALLS:
+        calls = OfTheInstance(task)
         calls.asked = task.cancelling()
         task.cancel, task.uncancel = calls.cancel, calls.uncancel
 
 
-class _OfTheInstance(weakref.ref[Any]):
+class OfTheInstance(weakref.ref[Any]):
     """Both for one task, which has been `asked` so often; a reference to it, because it is made for every request.
 
     When the collector takes a task away, the reference is gone before the coroutine is closed, and what is left of that
@@ -89,8 +89,8 @@ class _OfTheInstance(weakref.ref[Any]):
         return self.asked
 
 
-_STOCK = asyncio.Task
-OUR_CALLS = (_code_of(overrides(asyncio.Task)["cancel"]), _OfTheInstance.cancel.__code__)
+STOCK = asyncio.Task
+OUR_CALLS = (_code_of(overrides(asyncio.Task)["cancel"]), OfTheInstance.cancel.__code__)
 
 
 def let_go_of_foreign(task: Any) -> None:
