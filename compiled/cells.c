@@ -7,7 +7,7 @@
 #define NUMBER(type, field) {#field, T_LONGLONG, offsetof(type, field), 0, NULL}
 
 #define EACH_OF_TIMED(DO)                                                                       \
-    DO(loop) DO(kind) DO(code) DO(qualname) DO(made_at) DO(outcome) DO(span) DO(task)          \
+    DO(loop) DO(kind) DO(code) DO(qualname) DO(made_code) DO(outcome) DO(span) DO(task)          \
     DO(problem) DO(cancellation) DO(name) DO(waits) DO(id) DO(creator)
 
 #define EACH_OF_LOOP(DO) \
@@ -130,7 +130,7 @@ static PyMemberDef timed_members[] = {
     OBJECT(TimedCell, kind),
     OBJECT(TimedCell, code),
     OBJECT(TimedCell, qualname),
-    {"_made_at", T_OBJECT, offsetof(TimedCell, made_at), 0, NULL},
+    OBJECT(TimedCell, made_code),
     OBJECT(TimedCell, outcome),
     OBJECT(TimedCell, span),
     OBJECT(TimedCell, task),
@@ -140,6 +140,7 @@ static PyMemberDef timed_members[] = {
     OBJECT(TimedCell, waits),
     OBJECT(TimedCell, id),
     OBJECT(TimedCell, creator),
+    NUMBER(TimedCell, made_instruction),
     NUMBER(TimedCell, created),
     NUMBER(TimedCell, wall),
     NUMBER(TimedCell, ended),

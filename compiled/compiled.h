@@ -32,9 +32,9 @@ typedef struct {
 typedef struct {
     Cell cell;
     PyObject *loop; /* LoopCell */
-    PyObject *kind, *code, *qualname, *made_at, *outcome, *span, *task, *problem, *cancellation, *name, *waits;
+    PyObject *kind, *code, *qualname, *made_code, *outcome, *span, *task, *problem, *cancellation, *name, *waits;
     PyObject *id, *creator;
-    long long created, wall, ended, ready, suspended, first_step, step_started;
+    long long made_instruction, created, wall, ended, ready, suspended, first_step, step_started;
     long long busy, scheduled, max_step, max_idle, steps, asked;
 } TimedCell;
 
@@ -150,7 +150,8 @@ typedef struct {
 
 /* What is known of a task before its record is made: its code and the line that makes it, as TaskRecord has them. */
 typedef struct {
-    PyObject *code, *made_at;
+    PyObject *code, *made_code; /* the latter None: the loop made it itself */
+    long long made_instruction;
 } Birth;
 
 /* What every span of a task, and of what happens in one, asks of SdkSpans. */
@@ -180,6 +181,13 @@ typedef struct {
     } of_given;
 } SpansCell;
 
+/* A part of a task's life; until it is over, what the task was busy and scheduled, and its steps, when it began. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *record;
+    long long since, until, busy, scheduled, steps;
+} StretchCell;
+
 /* The slot of an object that lies there. */
 #define SLOT(object, at) (*(PyObject **)((char *)(object) + (at)))
 
@@ -189,7 +197,7 @@ typedef struct State {
     PyTypeObject *cell_type, *timed_type, *loop_type, *shard_type, *step_type, *bound_type, *announcer_type;
     PyTypeObject *maker_type, *register_type, *vigil_type, *notice_type, *set_attribute_type;
     PyTypeObject *counted_type, *shutdown_type, *burst_type, *canceller_type, *spans_type, *sink_call_type;
-    PyTypeObject *recorder_type, *running_type, *request_call_type;
+    PyTypeObject *recorder_type, *running_type, *request_call_type, *stretch_type, *taker_type;
     PyTypeObject *handle_base, *handle_type; /* NULL where asyncio.Handle is not the one we know */
     HandleSlots slots;
     PyObject *base_run; /* Handle._run */
@@ -208,7 +216,7 @@ typedef struct State {
     Answer handle_traceback, coro_code; /* `_source_traceback`, `cr_code` */
     PyObject *append; /* the method `append` of a deque */
     PyTypeObject *deque_type;
-    PyCFunction call_append;
+    PyCFunction call_append, call_append_left;
     PyObject *s_otel_asyncio, *s_done, *s_self, *s_ready, *s_debug, *s_closed, *s_context;
     PyObject *s_delays, *s_offer, *s_append, *s_source_traceback, *s_finished;
     PyObject *s_name, *s_loop, *s_task, *s_place, *s_unwanted, *s_switch_off_creation;
@@ -218,7 +226,7 @@ typedef struct State {
     PyObject *s_spans, *s_is_recording, *s_tracer_config, *s_is_enabled, *s_span_processors, *s_of_context, *s_end_time;
     PyObject *s_locked, *s_waiters;
     PyObject *s_cr_frame, *s_cr_running, *s_get_coro, *s_cancel, *s_uncancel, *s_cancelling, *s_asked;
-    PyObject *s_of_parent, *s_of_scope, *s_of_start, *s_give_up, *s_tracer;
+    PyObject *s_of_parent, *s_of_scope, *s_of_start, *s_give_up, *s_shutdown, *s_queue;
     PyObject *getframe, *one; /* sys._getframe, and 1 */
     PyObject *nothing;        /* () */
     PyObject *context_keyword; /* ("context",) */
@@ -431,6 +439,9 @@ int give(State *state, SpansCell *spans, PyObject *parent, PyObject *name, PyObj
 
 /* sink.c */
 int sink_add(PyObject *module, State *state);
+
+/* queue.c */
+int queue_add(PyObject *module, State *state);
 
 /* requests.c */
 int requests_add(PyObject *module, State *state);

@@ -325,7 +325,7 @@ make(Maker *maker, LoopCell *cell, ShardCell *shard, const Given *given)
         return shard->started < shard->glimpse_at ? make_counted(maker, cell, shard, given) : make_glimpsed(maker, cell, given);
     }
     PyObject *task = NULL;
-    Birth birth = {NULL, NULL};
+    Birth birth = {NULL, NULL, 0};
     int usual = read_birth(maker->recorder, cell, given->coro, &birth);
     if (usual > 0) {
         task = make_recorded(maker, cell, shard, &birth, place, given);

@@ -54,6 +54,7 @@ find_methods(State *state)
     Py_DECREF(time);
     state->native_clock = -1; /* not known yet */
     state->append = find_method("collections", "deque", "append", METH_O, &state->call_append);
+    Py_XDECREF(find_method("collections", "deque", "appendleft", METH_O, &state->call_append_left));
     /* Without asyncio's C code there is no C task, and `done` is asked for by its name. */
     state->done = find_method("_asyncio", "Future", "done", METH_NOARGS, &state->call_done);
     if (state->done == NULL) {
@@ -150,7 +151,8 @@ intern_names(State *state)
         {&state->s_of_scope, "_instrumentation_scope"},
         {&state->s_of_start, "_start_time"},
         {&state->s_give_up, "_give_up"},
-        {&state->s_tracer, "tracer"},
+        {&state->s_shutdown, "_shutdown"},
+        {&state->s_queue, "_queue"},
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(names); i++) {
         if ((*names[i].place = PyUnicode_InternFromString(names[i].name)) == NULL) {
@@ -168,7 +170,7 @@ module_exec(PyObject *module)
     state->spare_bound.limit = state->spare_handles.limit = SPARE;
     if (intern_names(state) < 0 || find_methods(state) < 0 || cells_add(module, state) < 0 ||
         steps_add(module, state) < 0 || bursts_add(module, state) < 0 || announce_add(module, state) < 0 || records_add(module, state) < 0 ||
-        create_add(module, state) < 0 || running_add(module, state) < 0 || spanscell_add(module, state) < 0 || requests_add(module, state) < 0 ||
+        create_add(module, state) < 0 || running_add(module, state) < 0 || spanscell_add(module, state) < 0 || requests_add(module, state) < 0 || queue_add(module, state) < 0 ||
         notices_add(module, state) < 0 || register_add(module, state) < 0 || sink_add(module, state) < 0 || vigil_add(module, state) < 0) {
         return -1;
     }
@@ -180,7 +182,7 @@ module_exec(PyObject *module)
     DO(handle_type) DO(handle_base) DO(base_run) DO(cell_type) DO(timed_type) DO(loop_type) DO(shard_type)  \
     DO(step_type) DO(bound_type) DO(announcer_type) DO(maker_type) DO(register_type) DO(vigil_type)       \
     DO(counted_type) DO(shutdown_type) DO(burst_type) DO(canceller_type) DO(spans_type) DO(sink_call_type)   \
-    DO(notice_type) DO(set_attribute_type) DO(recorder_type) DO(running_type) DO(request_call_type)                                                                  \
+    DO(notice_type) DO(set_attribute_type) DO(recorder_type) DO(running_type) DO(request_call_type) DO(stretch_type) DO(taker_type)                                                                  \
     DO(done) DO(append) DO(deque_type) DO(perf_counter_ns) DO(time_ns) DO(slotted) DO(unslotted) DO(handle_traceback.type) \
     DO(coro_code.type)
 
@@ -194,7 +196,7 @@ module_exec(PyObject *module)
     DO(s_fut_waiter) DO(s_get_loop) DO(s_stand_in) DO(s_shut_down) DO(s_tell) DO(getframe) DO(one)       \
     DO(s_spans) DO(s_is_recording) DO(s_tracer_config) DO(s_is_enabled) DO(s_span_processors) DO(s_of_context) DO(s_end_time) \
     DO(s_locked) DO(s_waiters) DO(s_cr_frame) DO(s_cr_running) DO(s_get_coro) DO(s_cancel) DO(s_uncancel) \
-    DO(s_cancelling) DO(s_asked) DO(s_of_parent) DO(s_of_scope) DO(s_of_start) DO(s_give_up) DO(s_tracer)                                                                  \
+    DO(s_cancelling) DO(s_asked) DO(s_of_parent) DO(s_of_scope) DO(s_of_start) DO(s_give_up) DO(s_shutdown) DO(s_queue)                                                                  \
     DO(nothing) DO(seen_loop) DO(context_keyword)
 
 #define VISIT(field) Py_VISIT(state->field);
@@ -212,7 +214,7 @@ static int
 module_clear(PyObject *module)
 {
     State *state = PyModule_GetState(module);
-    state->call_done = state->call_append = NULL;
+    state->call_done = state->call_append = state->call_append_left = NULL;
     state->get_state = state->get_exception = state->get_traceback = NULL;
     state->call_get_name = NULL;
     state->seen_cell = NULL;

@@ -17,43 +17,80 @@ usual_code(Recorder *recorder, PyObject *coro)
     return info;
 }
 
-/* New: the pair of code and instruction of the line that makes the task, found as code.creation_point does from this frame
-   outwards; None: the loop made it itself. NULL, without an exception: no task makes it, and what calls may
-   tell of what kind it is (LoopState._kind_from_outside). Only where the loop does not run yet, or what it calls is asyncio's.
-   Takes the reference to the frame. */
-static PyObject *
-creation_point(Recorder *recorder, PyObject *frame, int made_by_task)
+/* The line where a frame stands is the one that makes the task. */
+static void
+found_at(Birth *birth, PyCodeObject *code, PyFrameObject *frame)
 {
-    PyObject *point = NULL;
+    birth->made_code = Py_NewRef(code);
+    birth->made_instruction = PyFrame_GetLasti(frame);
+}
+
+/* The same, of what Python has found: a pair, or None. */
+static void
+found_by_python(Birth *birth, PyObject *point)
+{
+    if (point != NULL && PyTuple_Check(point) && PyTuple_GET_SIZE(point) == 2) {
+        birth->made_code = Py_NewRef(PyTuple_GET_ITEM(point, 0));
+        birth->made_instruction = PyLong_AsLongLong(PyTuple_GET_ITEM(point, 1));
+    }
+    else if (point == Py_None) {
+        birth->made_code = Py_NewRef(Py_None);
+    }
+    Py_XDECREF(point);
+}
+
+/* Look at one frame for the line that makes a task. Whether no task makes it, and what calls may tell of what kind it is
+   (LoopState._kind_from_outside). */
+static int
+look_at(Recorder *recorder, Birth *birth, PyCodeObject *code, PyObject *key, PyObject *frame, int made_by_task)
+{
+    PyObject *info = known_info(recorder->infos, key);
+    if (info != NULL && PyTuple_GET_ITEM(info, INFO_INTERNAL) == Py_False) {
+        found_at(birth, code, (PyFrameObject *)frame);
+    }
+    else if (!made_by_task) {
+        return info == NULL || PyTuple_GET_ITEM(info, INFO_ENTRY_POINT) != Py_False;
+    }
+    else if (info == NULL && !PyErr_Occurred()) {
+        PyObject *args[] = {Py_None, frame};
+        found_by_python(birth, PyObject_Vectorcall(recorder->find_point, args, 2, NULL));
+    }
+    else if (info != NULL && PyTuple_GET_ITEM(info, INFO_ENTRY_POINT) != Py_False &&
+             is_answer(PyObject_CallNoArgs(recorder->get_running_loop), Py_None) == 0) {
+        birth->made_code = Py_NewRef(Py_None);
+    }
+    return 0;
+}
+
+/* Find the line that makes a task, as code.creation_point does from this frame outwards. Where that is unclear nothing is
+   noted. Only where the loop does not run yet, or what it calls is asyncio's. Takes the reference to the frame. */
+static void
+find_creation_point(Recorder *recorder, Birth *birth, PyObject *frame, int made_by_task)
+{
     int unclear = 0;
     while (frame != NULL) {
         PyCodeObject *code = PyFrame_GetCode((PyFrameObject *)frame);
         PyObject *key = PyLong_FromVoidPtr(code);
         int passed = key == NULL ? -1 : PySet_Contains(recorder->passed, key);
         if (passed == 0) {
-            PyObject *info = known_info(recorder->infos, key);
-            if (info != NULL && PyTuple_GET_ITEM(info, INFO_INTERNAL) == Py_False) {
-                point = point_of(code, (PyFrameObject *)frame);
-            }
-            else if (!made_by_task) {
-                unclear = info == NULL || PyTuple_GET_ITEM(info, INFO_ENTRY_POINT) != Py_False;
-            }
-            else if (info == NULL && !PyErr_Occurred()) {
-                PyObject *args[] = {Py_None, frame};
-                point = PyObject_Vectorcall(recorder->find_point, args, 2, NULL);
-            }
-            else if (info != NULL && PyTuple_GET_ITEM(info, INFO_ENTRY_POINT) != Py_False) {
-                int inside = is_answer(PyObject_CallNoArgs(recorder->get_running_loop), Py_None);
-                point = inside == 0 ? Py_NewRef(Py_None) : NULL;
-            }
+            unclear = look_at(recorder, birth, code, key, frame, made_by_task);
         }
         Py_XDECREF(key);
         Py_DECREF(code);
-        int found = point != NULL || unclear || PyErr_Occurred();
+        int found = birth->made_code != NULL || unclear || PyErr_Occurred();
         PyObject *back = found ? NULL : (PyObject *)PyFrame_GetBack((PyFrameObject *)frame);
         Py_SETREF(frame, back);
     }
-    return point == NULL && !unclear && !PyErr_Occurred() ? Py_NewRef(Py_None) : point;
+    if (birth->made_code == NULL && !unclear && !PyErr_Occurred()) {
+        birth->made_code = Py_NewRef(Py_None);
+    }
+}
+
+/* Whether all is known of it. Negative on error. */
+static int
+is_known(const Birth *birth)
+{
+    return PyErr_Occurred() ? -1 : birth->made_code != NULL;
 }
 
 /* Whether what is known of the loop lets a record be made here. */
@@ -75,8 +112,10 @@ read_birth(Recorder *recorder, LoopCell *cell, PyObject *coro, Birth *birth)
                   : made_by_task      ? 0
                                       : is_answer(PyObject_CallNoArgs(recorder->get_running_loop), Py_None);
     PyObject *frame = unclear == 0 ? PyObject_CallNoArgs(recorder->state->getframe) : NULL;
-    birth->made_at = frame == NULL ? NULL : creation_point(recorder, frame, made_by_task);
-    return birth->made_at != NULL ? 1 : PyErr_Occurred() ? -1 : 0;
+    if (frame != NULL) {
+        find_creation_point(recorder, birth, frame, made_by_task);
+    }
+    return is_known(birth);
 }
 
 /* The same of a coroutine that runs: its own frames are the innermost, and whoever made it lies below them. */
@@ -85,18 +124,19 @@ read_birth_of_running(Recorder *recorder, LoopCell *cell, PyObject *coro, Birth 
 {
     birth->code = is_ready(recorder, cell) ? usual_code(recorder, coro) : NULL;
     PyObject *frame = birth->code == NULL ? NULL : PyObject_GetAttr(coro, recorder->state->s_cr_frame);
-    if (frame != NULL) {
-        Py_SETREF(frame, PyFrame_Check(frame) ? (PyObject *)PyFrame_GetBack((PyFrameObject *)frame) : NULL);
+    PyObject *below = frame != NULL && PyFrame_Check(frame) ? (PyObject *)PyFrame_GetBack((PyFrameObject *)frame) : NULL;
+    if (below != NULL) {
+        find_creation_point(recorder, birth, below, 1);
     }
-    birth->made_at = frame == NULL ? NULL : creation_point(recorder, frame, 1);
-    return birth->made_at != NULL ? 1 : PyErr_Occurred() ? -1 : 0;
+    Py_XDECREF(frame);
+    return is_known(birth);
 }
 
 void
 forget_birth(Birth *birth)
 {
     Py_CLEAR(birth->code);
-    Py_CLEAR(birth->made_at);
+    Py_CLEAR(birth->made_code);
 }
 
 /* New: what TaskRecord(…) makes. */
@@ -112,7 +152,8 @@ new_record(Recorder *recorder, LoopCell *cell, const Birth *birth, PyObject *cor
     record->loop = Py_NewRef(cell);
     record->kind = Py_NewRef(kind);
     record->code = Py_NewRef(birth->code);
-    record->made_at = Py_NewRef(birth->made_at);
+    record->made_code = Py_NewRef(birth->made_code);
+    record->made_instruction = birth->made_instruction;
     if ((record->qualname = PyObject_GetAttr(coro, state->s_qualname)) == NULL ||
         clock_now(&recorder->clock, &record->created) < 0 || clock_now(&recorder->wall, &record->wall) < 0 ||
         (record->id = PyObject_CallNoArgs(recorder->next_id)) == NULL) {

@@ -16,8 +16,9 @@ typedef struct {
     SpansCell *spans;      /* the way in which spans of tasks are made, whose tracer spans of ours come from */
     PyTypeObject *readable; /* of the span that processors are handed */
     PyObject *running;     /* who tells the record of the task that runs */
-    PyObject *open;        /* a dict: by the id of a request's span, how far its task had come when it began */
-    PyObject *partial, *attributes, *name; /* functools.partial, requests._attributes, names.task_span */
+    PyObject *open;        /* a dict: by the id of a request's span, the Stretch of its task that it is */
+    PyTypeObject *stretch; /* its class, which answers the attributes */
+    PyObject *name;        /* names.task_span */
     PyObject *segments;    /* who makes a span where that is not as easily done */
     PyObject *split;       /* whether requests get a segment */
     Clock clock, wall;
@@ -36,16 +37,42 @@ find_moment(RequestCall *call, TimedCell *record, PyObject *stamped, long long *
     return 0;
 }
 
-/* New: how far a task has come in the step that runs. */
+/* How long a task has been busy by a moment of the step that runs. */
+static long long
+busy_by(TimedCell *record, long long moment)
+{
+    return record->busy + (record->step_started == 0 ? 0 : moment - record->step_started);
+}
+
+/* New: Stretch(record, clock, stamped) */
 static PyObject *
-new_moment(RequestCall *call, TimedCell *record, PyObject *stamped)
+new_stretch(RequestCall *call, TimedCell *record, PyObject *stamped)
 {
     long long moment;
-    if (find_moment(call, record, stamped, &moment) < 0) {
-        return NULL;
+    StretchCell *stretch = find_moment(call, record, stamped, &moment) < 0
+                               ? NULL
+                               : (StretchCell *)call->stretch->tp_alloc(call->stretch, 0);
+    if (stretch != NULL) {
+        stretch->record = Py_NewRef(record);
+        stretch->since = moment;
+        stretch->busy = busy_by(record, moment);
+        stretch->scheduled = record->scheduled;
+        stretch->steps = record->steps;
     }
-    long long began = record->step_started == 0 ? moment : record->step_started;
-    return Py_BuildValue("(OLLLL)", record, moment, record->busy + moment - began, record->scheduled, record->steps);
+    return (PyObject *)stretch;
+}
+
+/* stretch.end(clock, stamped) */
+static int
+end_stretch(RequestCall *call, StretchCell *stretch, TimedCell *record, PyObject *stamped)
+{
+    if (find_moment(call, record, stamped, &stretch->until) < 0) {
+        return -1;
+    }
+    stretch->busy = busy_by(record, stretch->until) - stretch->busy;
+    stretch->scheduled = record->scheduled - stretch->scheduled;
+    stretch->steps = record->steps - stretch->steps + 1;
+    return 0;
 }
 
 /* New: the record of the task that runs, or NULL, without an exception perhaps: of none that is known. */
@@ -92,18 +119,18 @@ root_span(RequestCall *call, TimedCell *record)
     return place != NULL && Py_IS_TYPE(place, spans->place) && SLOT(place, spans->of_place.rooted) == Py_True ? own : NULL;
 }
 
-/* Note how far the task has come whose facts go to this request. Negative: that is for Python to do. */
+/* A stretch of the task's life begins whose facts go to this request. Negative: that is for Python to do. */
 static int
 note(RequestCall *call, TimedCell *record, PyObject *span)
 {
-    PyObject *ids = PyObject_GetAttr(span, call->state->s_of_context), *stamped = NULL, *moment = NULL;
+    PyObject *ids = PyObject_GetAttr(span, call->state->s_of_context), *stamped = NULL, *stretch = NULL;
     int status = -1;
     if (ids != NULL && Py_IS_TYPE(ids, call->spans->ids) && are_ids(ids)) {
         stamped = PyObject_GetAttr(span, call->state->s_of_start);
-        moment = stamped == NULL ? NULL : new_moment(call, record, stamped);
-        status = moment == NULL ? -1 : PyDict_SetItem(call->open, PyTuple_GET_ITEM(ids, OWN_ID), moment);
+        stretch = stamped == NULL ? NULL : new_stretch(call, record, stamped);
+        status = stretch == NULL ? -1 : PyDict_SetItem(call->open, PyTuple_GET_ITEM(ids, OWN_ID), stretch);
     }
-    Py_XDECREF(moment);
+    Py_XDECREF(stretch);
     Py_XDECREF(stamped);
     Py_XDECREF(ids);
     return status;
@@ -146,44 +173,34 @@ on_start_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObje
 
 /* ---- on_end(span) ---- */
 
-/* New: how far the task had come when the request began that is over, of which no more is kept; NULL, without an exception
-   perhaps: it was not one. */
+/* New: the stretch of a request that is over, which is kept no more; NULL, without an exception perhaps: it was not one. */
 static PyObject *
-take_begun(RequestCall *call, PyObject *ids)
+take_stretch(RequestCall *call, PyObject *ids)
 {
-    PyObject *begun = PyDict_GetItemWithError(call->open, PyTuple_GET_ITEM(ids, OWN_ID));
-    Py_XINCREF(begun);
-    if (begun != NULL && PyDict_DelItem(call->open, PyTuple_GET_ITEM(ids, OWN_ID)) < 0) {
-        Py_CLEAR(begun);
+    PyObject *stretch = PyDict_GetItemWithError(call->open, PyTuple_GET_ITEM(ids, OWN_ID));
+    Py_XINCREF(stretch);
+    if (stretch != NULL && PyDict_DelItem(call->open, PyTuple_GET_ITEM(ids, OWN_ID)) < 0) {
+        Py_CLEAR(stretch);
     }
-    return begun;
+    return stretch;
 }
 
 /* Make the span of the task's part of a request. */
 static int
-emit(RequestCall *call, TimedCell *record, PyObject *span, PyObject *ids, PyObject *begun)
+emit(RequestCall *call, StretchCell *stretch, TimedCell *record, PyObject *span, PyObject *ids)
 {
     State *state = call->state;
-    PyObject *start = PyObject_GetAttr(span, state->s_of_start), *end = NULL, *ended = NULL, *attributes = NULL, *name = NULL;
-    if (start != NULL && (end = PyObject_GetAttr(span, state->s_end_time)) != NULL) {
-        ended = new_moment(call, record, end);
-    }
-    if (ended != NULL) {
-        PyObject *args[] = {call->attributes, begun, ended};
-        attributes = PyObject_Vectorcall(call->partial, args, 3, NULL);
+    PyObject *start = PyObject_GetAttr(span, state->s_of_start), *end = NULL, *name = NULL;
+    if (start != NULL && (end = PyObject_GetAttr(span, state->s_end_time)) != NULL &&
+        end_stretch(call, stretch, record, end) == 0) {
         name = PyObject_CallOneArg(call->name, record->qualname);
     }
-    int status = -1;
-    if (attributes != NULL && name != NULL) {
-        status = give(state, call->spans, ids, name, start, end, attributes);
-        if (status == 0) {
-            PyObject *args[] = {name, ids, start, end, attributes};
-            status = tell(call->segments, args, 5);
-        }
+    int status = name == NULL ? -1 : give(state, call->spans, ids, name, start, end, (PyObject *)stretch);
+    if (status == 0) {
+        PyObject *args[] = {name, ids, start, end, (PyObject *)stretch};
+        status = tell(call->segments, args, 5);
     }
     Py_XDECREF(name);
-    Py_XDECREF(attributes);
-    Py_XDECREF(ended);
     Py_XDECREF(end);
     Py_XDECREF(start);
     return status < 0 ? -1 : 0;
@@ -193,14 +210,14 @@ emit(RequestCall *call, TimedCell *record, PyObject *span, PyObject *ids, PyObje
 static int
 end_request(RequestCall *call, PyObject *span, PyObject *ids)
 {
-    PyObject *begun = take_begun(call, ids);
-    TimedCell *record = begun == NULL ? NULL : running_record(call);
+    PyObject *stretch = take_stretch(call, ids);
+    TimedCell *record = stretch == NULL ? NULL : running_record(call);
     int status = PyErr_Occurred() ? -1 : 0;
-    if (record != NULL && PyTuple_GET_ITEM(begun, 0) == (PyObject *)record) {
-        status = emit(call, record, span, ids, begun);
+    if (record != NULL && ((StretchCell *)stretch)->record == (PyObject *)record) {
+        status = emit(call, (StretchCell *)stretch, record, span, ids);
     }
     Py_XDECREF(record);
-    Py_XDECREF(begun);
+    Py_XDECREF(stretch);
     return status;
 }
 
@@ -229,10 +246,47 @@ on_end_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObject
     Py_RETURN_NONE;
 }
 
+/* ---- StretchCell ---- */
+
+static int
+stretch_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((StretchCell *)self)->record);
+    return 0;
+}
+
+static int
+stretch_clear(PyObject *self)
+{
+    Py_CLEAR(((StretchCell *)self)->record);
+    return 0;
+}
+
+DEALLOC(stretch)
+
+static PyMemberDef stretch_members[] = {
+    {"record", T_OBJECT, offsetof(StretchCell, record), 0, NULL},
+    {"since", T_LONGLONG, offsetof(StretchCell, since), 0, NULL},
+    {"until", T_LONGLONG, offsetof(StretchCell, until), 0, NULL},
+    {"busy", T_LONGLONG, offsetof(StretchCell, busy), 0, NULL},
+    {"scheduled", T_LONGLONG, offsetof(StretchCell, scheduled), 0, NULL},
+    {"steps", T_LONGLONG, offsetof(StretchCell, steps), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot stretch_slots[] = {
+    {Py_tp_traverse, stretch_traverse}, {Py_tp_clear, stretch_clear}, {Py_tp_dealloc, stretch_dealloc},
+    {Py_tp_members, stretch_members},   {0, NULL},
+};
+
+static PyType_Spec stretch_spec = {"otel_asyncio.observe._compiled.StretchCell", sizeof(StretchCell), 0,
+                                   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, stretch_slots};
+
 /* ---- the type ---- */
 
 #define EACH_OF_REQUEST(DO) \
-    DO(plain) DO(requests) DO(spans) DO(readable) DO(running) DO(open) DO(partial) DO(attributes) DO(name) DO(segments) DO(split)
+    DO(plain) DO(requests) DO(spans) DO(readable) DO(running) DO(open) DO(stretch) DO(name) DO(segments) DO(split)
 
 static int
 request_traverse(PyObject *self, visitproc visit, void *arg)
@@ -268,18 +322,18 @@ request_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     static char *names[] = {"", "clock", "wall", EACH_OF_REQUEST(NAME_OF_REQUEST) NULL};
     State *state = state_of(type);
     const char *method;
-    PyObject *clock, *wall, *plain, *requests, *spans, *readable, *running, *open, *partial, *attributes, *name, *segments, *split;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "s$OOOOO!O!OO!OOOOO!:RequestCall", names, &method, &clock, &wall, &plain,
+    PyObject *clock, *wall, *plain, *requests, *spans, *readable, *running, *open, *stretch, *name, *segments, *split;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "s$OOOOO!O!OO!O!OOO!:RequestCall", names, &method, &clock, &wall, &plain,
                                      &requests, state->spans_type, &spans, &PyType_Type, &readable, &running, &PyDict_Type,
-                                     &open, &partial, &attributes, &name, &segments, &PyBool_Type, &split)) {
+                                     &open, &PyType_Type, &stretch, &name, &segments, &PyBool_Type, &split)) {
         return NULL;
     }
     int ends = strcmp(method, "on_end") == 0;
     if (!ends && strcmp(method, "on_start") != 0) {
         return PyErr_Format(PyExc_ValueError, "RequestCall: %s is none of on_start, on_end", method);
     }
-    if (((SpansCell *)spans)->span == NULL) {
-        PyErr_SetString(PyExc_TypeError, "RequestCall takes spans that know their classes");
+    if (((SpansCell *)spans)->span == NULL || !PyType_IsSubtype((PyTypeObject *)stretch, state->stretch_type)) {
+        PyErr_SetString(PyExc_TypeError, "RequestCall takes spans that know their classes, and a class of stretches");
         return NULL;
     }
     RequestCall *call = (RequestCall *)type->tp_alloc(type, 0);
@@ -315,5 +369,9 @@ int
 requests_add(PyObject *module, State *state)
 {
     state->request_call_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &request_spec, NULL);
-    return state->request_call_type == NULL ? -1 : PyModule_AddType(module, state->request_call_type);
+    state->stretch_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &stretch_spec, NULL);
+    if (state->request_call_type == NULL || state->stretch_type == NULL) {
+        return -1;
+    }
+    return PyModule_AddType(module, state->request_call_type) || PyModule_AddType(module, state->stretch_type) ? -1 : 0;
 }

@@ -33,7 +33,7 @@ running_coro(Running *running, PyObject *task)
 static PyObject *
 new_record_at(Running *running, LoopCell *cell, PyObject *place, PyObject *coro)
 {
-    Birth birth = {NULL, NULL};
+    Birth birth = {NULL, NULL, 0};
     TimedCell *record = NULL;
     PyObject *context = NULL;
     if (read_birth_of_running(running->recorder, cell, coro, &birth) > 0) {

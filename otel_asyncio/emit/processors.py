@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk import trace as sdk
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 
+from otel_asyncio.observe.flavour import extension
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -21,10 +23,21 @@ _SILENT_AT_ENDING = {
 }
 
 
+_QUEUEING = (
+    "_shutdown", "_logger", "info", "_exporting", "_metrics", "drop_items", "_pid", "os", "getpid", "_bsp_reset_once",
+    "do_once", "_at_fork_reinit", "len", "_queue", "_max_queue_size", "warning", "appendleft", "_max_export_batch_size",
+    "_worker_awaken", "is_set", "set",
+)  # fmt: skip
+"""What its `emit` reads. Of these the process is not asked for compiled: the SDK hears of every fork of Python's."""
+
+
 def taker(processor: Any) -> Callable[[sdk.ReadableSpan], None]:
     """What takes a sampled span that has ended; of the SDK's own batch processor its queue, which asks no more."""
     if type(processor) is BatchSpanProcessor and BatchSpanProcessor.on_end.__code__.co_names == _BATCHING:
-        return processor._batch_processor.emit
+        batch = processor._batch_processor
+        if extension is None or type(batch).emit.__code__.co_names != _QUEUEING:
+            return batch.emit  # type: ignore[no-any-return]
+        return extension.Taker(batch.emit, batch, min(batch._max_export_batch_size, batch._max_queue_size))  # type: ignore[no-any-return]
     return processor.on_end  # type: ignore[no-any-return]
 
 

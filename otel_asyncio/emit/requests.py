@@ -6,14 +6,13 @@ parent of what it serves, and yet its busy, scheduled and idle time are what tel
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 from otel_asyncio.emit import names
 from otel_asyncio.emit.attributes import split_attributes, start_attributes
-from otel_asyncio.emit.shortcuts import shorten_requests
+from otel_asyncio.emit.shortcuts import StretchCell, shorten_requests
 from otel_asyncio.emit.taskspan import TaskSpan
 from otel_asyncio.observe.observer import Guard
 from otel_asyncio.observe.records import Kind, Split, TaskRecord
@@ -41,17 +40,44 @@ _IS_KNOWN = all(getattr(ReadableSpan, name).fget.__code__.co_names == (kept,) fo
 _CLOCKS_AGREE = 1_000_000
 """Nanoseconds: of a moment in a short step, one clock may say that it was just before."""
 
-_Moment = tuple["TaskRecord", int, int, int, int]
-"""How far a task had come in the step that runs: what the split of an interval is made of, when it is read."""
+def _moment(record: TaskRecord, clock: Clock, stamped: int) -> tuple[int, int]:
+    """The moment that the span's clock stamped in the step that runs, or now: a program may stamp any other time.
 
-
-def _moment(record: TaskRecord, clock: Clock, stamped: int) -> _Moment:
-    """The moment that the span's clock stamped in the step that runs, or now: a program may stamp any other time."""
+    And how long the task has been busy by then.
+    """
     ago, began = clock.wall_ns() - stamped, record.step_started
     now = clock.monotonic_ns()
     then = now - ago
     moment = max(then, began) if 0 < began <= then + _CLOCKS_AGREE and then <= now else now
-    return record, moment, record.busy + moment - (began or moment), record.scheduled, record.steps
+    return moment, record.busy + moment - (began or moment)
+
+
+class Stretch(StretchCell):
+    """A part of a task's life: from a moment in one of its steps to one in the step that runs when it ends.
+
+    Until then, `busy`, `scheduled` and `steps` are the task's at the beginning. Called, it answers the attributes.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, record: TaskRecord, clock: Clock, stamped: int) -> None:
+        self.record = record
+        self.since, self.busy = _moment(record, clock, stamped)
+        self.scheduled, self.steps = record.scheduled, record.steps
+
+    def end(self, clock: Clock, stamped: int) -> None:
+        """It ends in the step that runs, which counts: without a suspension it is one step."""
+        record = self.record
+        self.until, busy = _moment(record, clock, stamped)
+        self.busy = busy - self.busy
+        self.scheduled = record.scheduled - self.scheduled
+        self.steps = record.steps - self.steps + 1
+
+    def __call__(self) -> dict[str, Any]:
+        """What is told of it. Runs where its span is read: in the exporter's thread, as a rule."""
+        idle = self.until - self.since - self.busy - self.scheduled
+        split = Split(self.busy, self.scheduled, idle, self.steps)
+        return start_attributes(self.record) | {names.TASK_KIND: str(Kind.ROOT_SEGMENT)} | split_attributes(split)
 
 
 class RequestSpans(SpanProcessor):
@@ -77,12 +103,12 @@ class RequestSpans(SpanProcessor):
         self._segments = segments
         self._split = split
         self._links = links
-        self._open: dict[int, _Moment] = {}
+        self._open: dict[int, Stretch] = {}
         self._guard = Guard("requests")
         """What is called from here may fail: a processor of the program's, which takes the segment."""
         self.active = True
         if _IS_KNOWN:
-            parts = {"attributes": _attributes, "open": self._open, "readable": ReadableSpan}
+            parts = {"stretch": Stretch, "open": self._open, "readable": ReadableSpan}
             shorten_requests(self, spans, clock, {"running": running, "segments": segments.emit, "split": split, **parts})
 
     def on_start(self, span: Span, parent_context: Any = None) -> None:
@@ -110,7 +136,7 @@ class RequestSpans(SpanProcessor):
             task_span.yielded = True
             start = span.start_time
             assert start is not None  # a span that has begun
-            self._open[span.context.span_id] = _moment(record, self._clock, start)
+            self._open[span.context.span_id] = Stretch(record, self._clock, start)
         elif self._links:
             span.add_link(task_span.get_span_context(), {names.LINK_TYPE: names.LINK_TASK})
 
@@ -119,22 +145,22 @@ class RequestSpans(SpanProcessor):
         if not self._open:
             return
         ids = span.context
-        begun = self._open.pop(ids.span_id, None) if ids is not None else None
-        if begun is None or ids is None:
+        stretch = self._open.pop(ids.span_id, None) if ids is not None else None
+        if stretch is None or ids is None:
             return
         try:
-            self._end(span, ids, begun)
+            self._end(span, ids, stretch)
         except Exception as error:  # noqa: BLE001 - the border of the package
             self._give_up(error)
 
-    def _end(self, span: ReadableSpan, ids: SpanContext, begun: _Moment) -> None:
-        record = begun[0]
+    def _end(self, span: ReadableSpan, ids: SpanContext, stretch: Stretch) -> None:
+        record = stretch.record
         if record is not self._running():
             return
         start, end = span.start_time, span.end_time
         assert start is not None and end is not None  # a span that has ended  # noqa: PT018
-        attributes = partial(_attributes, begun, _moment(record, self._clock, end))
-        self._segments.emit(names.task_span(record.qualname), ids, start, end, attributes)
+        stretch.end(self._clock, end)
+        self._segments.emit(names.task_span(record.qualname), ids, start, end, stretch)
 
     def _give_up(self, error: BaseException) -> None:
         self._guard.fail(error)
@@ -153,12 +179,3 @@ class RequestSpans(SpanProcessor):
         processors = getattr(multi, "_span_processors", None)
         if isinstance(processors, tuple):
             multi._span_processors = tuple(item for item in processors if item is not self)
-
-
-def _attributes(begun: _Moment, ended: _Moment) -> dict[str, Any]:
-    record, since, busy_before, scheduled_before, steps_before = begun
-    _, until, busy, scheduled, steps = ended
-    busy, scheduled = busy - busy_before, scheduled - scheduled_before
-    # The step that ran at the end counts: an interval without a suspension is one step.
-    split = Split(busy, scheduled, until - since - busy - scheduled, steps - steps_before + 1)
-    return start_attributes(record) | {names.TASK_KIND: str(Kind.ROOT_SEGMENT)} | split_attributes(split)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context.context import Context
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from otel_asyncio.emit.lineage import Place
     from otel_asyncio.emit.tracing import Tracing
     from otel_asyncio.observe.clock import Clock
+    from otel_asyncio.observe.records import TaskRecord
 
 
 class SpansCell:
@@ -58,8 +58,20 @@ class SpansCell:
         """Its classes: of spans, ours and the SDK's, of places, of ids, of spans given when over. Python knows them by their names."""
 
 
+class StretchCell:
+    """A part of a task's life: moments and durations in nanoseconds, of the record's clock."""
+
+    __slots__ = ("busy", "record", "scheduled", "since", "steps", "until")
+    record: TaskRecord
+    since: int
+    until: int
+    busy: int
+    scheduled: int
+    steps: int
+
+
 if not TYPE_CHECKING and extension is not None:
-    SpansCell = extension.SpansCell
+    SpansCell, StretchCell = extension.SpansCell, extension.StretchCell
 
 
 def shorten(
@@ -98,7 +110,6 @@ def shorten_requests(requests: object, spans: SpansCell, clock: Clock, parts: Ma
             spans=spans,
             clock=clock.monotonic_ns,
             wall=clock.wall_ns,
-            partial=partial,
             name=names.task_span,
             **parts,
         )

@@ -31,7 +31,6 @@ class TimedCell(Cell):
     """The fields of a record that every task has. Compiled, what the steps write are plain integers."""
 
     __slots__ = (
-        "_made_at",
         "asked",
         "busy",
         "cancellation",
@@ -43,6 +42,8 @@ class TimedCell(Cell):
         "id",
         "kind",
         "loop",
+        "made_code",
+        "made_instruction",
         "max_idle",
         "max_step",
         "name",

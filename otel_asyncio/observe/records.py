@@ -111,6 +111,8 @@ EXITS = (SystemExit, KeyboardInterrupt)
 
 next_id = itertools.count(1).__next__
 
+_NOWHERE = None, 0  # a task that no line of the program made
+
 
 class TaskRecord(TimedCell):
     """One task's life, written by its steps.
@@ -145,7 +147,7 @@ class TaskRecord(TimedCell):
         self.kind = kind
         self.code = code
         self.qualname = qualname
-        self._made_at = made_at
+        self.made_code, self.made_instruction = made_at or _NOWHERE
         self.busy = self.scheduled = self.max_step = self.max_idle = self.steps = self.step_started = 0
         self.outcome: Outcome | None = None
         self.span: Any = None
@@ -160,13 +162,13 @@ class TaskRecord(TimedCell):
     @property
     def site(self) -> Site | None:
         """The line of the program that made the task; None where none did."""
-        return None if self._made_at is None else Site(*self._made_at)
+        return None if self.made_code is None else Site(self.made_code, self.made_instruction)
 
     @property
     def origin(self) -> Origin | None:
         """The line and the task that made it; None where no task did."""
-        made_at = self._made_at
-        return Origin(id(made_at[0]), made_at[1], self.creator) if made_at is not None and self.creator else None
+        known = self.made_code is not None and self.creator
+        return Origin(id(self.made_code), self.made_instruction, self.creator) if known else None
 
     def begin(self, task: asyncio.Task[Any]) -> None:
         """Take the place among the loop's live records; from now on the task's death is noticed, however it dies."""
