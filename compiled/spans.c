@@ -100,6 +100,7 @@ make_child_ids(PyTypeObject *class, PyObject *parent, PyObject *new_span_id)
     for (Py_ssize_t part = 0; part < PARTS_OF_IDS; part++) {
         PyTuple_SET_ITEM(ids, part, part == SPAN_ID ? number : Py_NewRef(PyTuple_GET_ITEM(parent, part)));
     }
+    PyObject_GC_UnTrack(ids); /* which lead nowhere, and outlive many a collection in a queue */
     return ids;
 }
 
