@@ -1,6 +1,6 @@
 """What tracing takes of a service under load: requests a second and the slowest hundredth.
 
-    python benchmarks/service.py [--rounds N] [--seconds S] [--loop uvloop]
+    python benchmarks/service.py [--sets N] [--rounds N] [--seconds S] [--loop uvloop]
 
 FastAPI on uvicorn, and aiohttp, answering a request after two look-ups in tasks of their own. Three processes each: as
 it is, with contrib's server instrumentation, and with this project added to that; spans through a batch processor to
@@ -151,10 +151,13 @@ async def load(port: int, seconds: float) -> tuple[float, float]:
     return len(took) / (time.perf_counter() - start), statistics.quantiles(took, n=100)[98] * 1000
 
 
-def compare(app: str, options: argparse.Namespace) -> None:
+Found = dict[str, list[tuple[float, float]]]
+
+
+def measure(app: str, options: argparse.Namespace, found: Found) -> None:
+    """One set of rounds."""
     command = [sys.executable, __file__, "--loop", options.loop, "--serve", app]
     servers = {name: subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in VARIANTS}
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in VARIANTS}
     try:
         ports = {name: int(server.stdout.readline()) for name, server in servers.items() if server.stdout}
         for number in range(-1, options.rounds):
@@ -166,6 +169,12 @@ def compare(app: str, options: argparse.Namespace) -> None:
         for server in servers.values():
             server.kill()
             server.wait()
+
+
+def compare(app: str, options: argparse.Namespace) -> None:
+    found: Found = {name: [] for name in VARIANTS}
+    for _ in range(options.sets):
+        measure(app, options, found)
     for name, before in zip(VARIANTS, ("", "bare", "contrib"), strict=True):
         rate, slowest = (statistics.median(figures) for figures in zip(*found[name], strict=True))
         ratio = ""
@@ -179,7 +188,8 @@ def compare(app: str, options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.set_defaults(rounds=15)
+    parser.set_defaults(rounds=3)
+    parser.add_argument("--sets", type=int, default=8, help="of rounds, each with processes of its own")
     parser.add_argument("--seconds", type=float, default=1, help="of each round")
     parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio")
     parser.add_argument("--serve", nargs=2, help="used by itself")

@@ -255,14 +255,6 @@ SPEC(counted, "CountedCell", CountedCell, BASE | Py_TPFLAGS_HAVE_GC);
 SPEC(shutdown, "ShutdownCell", ShutdownCell, BASE | Py_TPFLAGS_HAVE_GC);
 SPEC(burst, "BurstCell", BurstCell, BASE | Py_TPFLAGS_HAVE_GC);
 
-/* One more type of the module. */
-static int
-add_type(PyObject *module, PyTypeObject **place, PyType_Spec *spec, PyTypeObject *base)
-{
-    *place = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, (PyObject *)base);
-    return *place == NULL ? -1 : PyModule_AddType(module, *place);
-}
-
 int
 cells_add(PyObject *module, State *state)
 {

@@ -304,6 +304,22 @@ clock_now(Clock *clock, long long *now)
         Py_DECREF(type);                       \
     }
 
+/* name_spec, of the type of a callable with name_new, name_traverse and name_dealloc. No tp_clear: whatever cycle it is part
+   of goes through Python's objects, and it may be called until it is freed. */
+#define CALLABLE_SPEC(name, title, type)                                                                    \
+    static PyMemberDef name##_members[] = {                                                                 \
+        {"__vectorcalloffset__", T_PYSSIZET, offsetof(type, vectorcall), READONLY, NULL},                   \
+        {NULL, 0, 0, 0, NULL},                                                                              \
+    };                                                                                                      \
+    static PyType_Slot name##_slots[] = {                                                                   \
+        {Py_tp_new, name##_new},         {Py_tp_call, PyVectorcall_Call}, {Py_tp_traverse, name##_traverse}, \
+        {Py_tp_dealloc, name##_dealloc}, {Py_tp_members, name##_members}, {0, NULL},                        \
+    };                                                                                                      \
+    static PyType_Spec name##_spec = {"otel_asyncio.observe._compiled." title, sizeof(type), 0,             \
+                                      Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | \
+                                          Py_TPFLAGS_IMMUTABLETYPE,                                         \
+                                      name##_slots}
+
 /* Of the type of a callable that stands for a method of the loop: `loop.call_soon(…)` need not make a bound method. */
 #define METHOD                                                                                                    \
     (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR |          \
@@ -314,6 +330,14 @@ static inline PyObject *
 bind(PyObject *callable, PyObject *object, PyObject *type)
 {
     return object == NULL || object == Py_None ? Py_NewRef(callable) : PyMethod_New(callable, object);
+}
+
+/* One more type of the module, kept at `place`. */
+static inline int
+add_type(PyObject *module, PyTypeObject **place, PyType_Spec *spec, PyTypeObject *base)
+{
+    *place = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, (PyObject *)base);
+    return *place == NULL ? -1 : PyModule_AddType(module, *place);
 }
 
 /* cells.c */

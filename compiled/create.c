@@ -491,6 +491,5 @@ static PyType_Spec maker_spec = {"otel_asyncio.observe._compiled.Maker", sizeof(
 int
 create_add(PyObject *module, State *state)
 {
-    state->maker_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &maker_spec, NULL);
-    return state->maker_type == NULL ? -1 : PyModule_AddType(module, state->maker_type);
+    return add_type(module, &state->maker_type, &maker_spec, NULL);
 }

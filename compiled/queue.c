@@ -80,25 +80,10 @@ taker_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     return (PyObject *)taker;
 }
 
-static PyMemberDef taker_members[] = {
-    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Taker, vectorcall), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL},
-};
-
-/* No tp_clear: whatever cycle it is part of goes through Python's objects, and it may be called until it is freed. */
-static PyType_Slot taker_slots[] = {
-    {Py_tp_new, taker_new},         {Py_tp_call, PyVectorcall_Call}, {Py_tp_traverse, taker_traverse},
-    {Py_tp_dealloc, taker_dealloc}, {Py_tp_members, taker_members},  {0, NULL},
-};
-
-static PyType_Spec taker_spec = {"otel_asyncio.observe._compiled.Taker", sizeof(Taker), 0,
-                                 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL |
-                                     Py_TPFLAGS_IMMUTABLETYPE,
-                                 taker_slots};
+CALLABLE_SPEC(taker, "Taker", Taker);
 
 int
 queue_add(PyObject *module, State *state)
 {
-    state->taker_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &taker_spec, NULL);
-    return state->taker_type == NULL ? -1 : PyModule_AddType(module, state->taker_type);
+    return add_type(module, &state->taker_type, &taker_spec, NULL);
 }

@@ -335,6 +335,5 @@ static PyType_Spec recorder_spec = {"otel_asyncio.observe._compiled.Recorder", s
 int
 records_add(PyObject *module, State *state)
 {
-    state->recorder_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &recorder_spec, NULL);
-    return state->recorder_type == NULL ? -1 : PyModule_AddType(module, state->recorder_type);
+    return add_type(module, &state->recorder_type, &recorder_spec, NULL);
 }

@@ -115,24 +115,10 @@ register_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-static PyMemberDef register_members[] = {
-    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Register, vectorcall), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL},
-};
-
-#define CALLABLE (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_IMMUTABLETYPE)
-
-/* No tp_clear: whatever cycle it is part of goes through Python's objects, and it may be called until it is freed. */
-static PyType_Slot register_slots[] = {
-    {Py_tp_new, register_new},         {Py_tp_call, PyVectorcall_Call},   {Py_tp_traverse, register_traverse},
-    {Py_tp_dealloc, register_dealloc}, {Py_tp_members, register_members}, {0, NULL},
-};
-
-static PyType_Spec register_spec = {"otel_asyncio.observe._compiled.Register", sizeof(Register), 0, CALLABLE, register_slots};
+CALLABLE_SPEC(register, "Register", Register);
 
 int
 register_add(PyObject *module, State *state)
 {
-    state->register_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &register_spec, NULL);
-    return state->register_type == NULL ? -1 : PyModule_AddType(module, state->register_type);
+    return add_type(module, &state->register_type, &register_spec, NULL);
 }

@@ -349,29 +349,13 @@ request_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     return (PyObject *)call;
 }
 
-static PyMemberDef request_members[] = {
-    {"__vectorcalloffset__", T_PYSSIZET, offsetof(RequestCall, vectorcall), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL},
-};
-
-/* No tp_clear: whatever cycle it is part of goes through Python's objects, and it may be called until it is freed. */
-static PyType_Slot request_slots[] = {
-    {Py_tp_new, request_new},         {Py_tp_call, PyVectorcall_Call},   {Py_tp_traverse, request_traverse},
-    {Py_tp_dealloc, request_dealloc}, {Py_tp_members, request_members}, {0, NULL},
-};
-
-static PyType_Spec request_spec = {"otel_asyncio.observe._compiled.RequestCall", sizeof(RequestCall), 0,
-                                   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL |
-                                       Py_TPFLAGS_IMMUTABLETYPE,
-                                   request_slots};
+CALLABLE_SPEC(request, "RequestCall", RequestCall);
 
 int
 requests_add(PyObject *module, State *state)
 {
-    state->request_call_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &request_spec, NULL);
-    state->stretch_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &stretch_spec, NULL);
-    if (state->request_call_type == NULL || state->stretch_type == NULL) {
-        return -1;
-    }
-    return PyModule_AddType(module, state->request_call_type) || PyModule_AddType(module, state->stretch_type) ? -1 : 0;
+    return add_type(module, &state->stretch_type, &stretch_spec, NULL) < 0 ||
+                   add_type(module, &state->request_call_type, &request_spec, NULL) < 0
+               ? -1
+               : 0;
 }

@@ -229,25 +229,10 @@ running_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     return (PyObject *)running;
 }
 
-static PyMemberDef running_members[] = {
-    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Running, vectorcall), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL},
-};
-
-/* No tp_clear: whatever cycle it is part of goes through Python's objects, and it may be called until it is freed. */
-static PyType_Slot running_slots[] = {
-    {Py_tp_new, running_new},         {Py_tp_call, PyVectorcall_Call},   {Py_tp_traverse, running_traverse},
-    {Py_tp_dealloc, running_dealloc}, {Py_tp_members, running_members}, {0, NULL},
-};
-
-static PyType_Spec running_spec = {"otel_asyncio.observe._compiled.Running", sizeof(Running), 0,
-                                   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL |
-                                       Py_TPFLAGS_IMMUTABLETYPE,
-                                   running_slots};
+CALLABLE_SPEC(running, "Running", Running);
 
 int
 running_add(PyObject *module, State *state)
 {
-    state->running_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &running_spec, NULL);
-    return state->running_type == NULL ? -1 : PyModule_AddType(module, state->running_type);
+    return add_type(module, &state->running_type, &running_spec, NULL);
 }

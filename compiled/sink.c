@@ -354,25 +354,10 @@ call_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     return (PyObject *)call;
 }
 
-static PyMemberDef call_members[] = {
-    {"__vectorcalloffset__", T_PYSSIZET, offsetof(SinkCall, vectorcall), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL},
-};
-
-/* No tp_clear: whatever cycle it is part of goes through Python's objects, and it may be called until it is freed. */
-static PyType_Slot call_slots[] = {
-    {Py_tp_new, call_new},         {Py_tp_call, PyVectorcall_Call}, {Py_tp_traverse, call_traverse},
-    {Py_tp_dealloc, call_dealloc}, {Py_tp_members, call_members},   {0, NULL},
-};
-
-static PyType_Spec call_spec = {"otel_asyncio.observe._compiled.SinkCall", sizeof(SinkCall), 0,
-                                Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL |
-                                    Py_TPFLAGS_IMMUTABLETYPE,
-                                call_slots};
+CALLABLE_SPEC(call, "SinkCall", SinkCall);
 
 int
 sink_add(PyObject *module, State *state)
 {
-    state->sink_call_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &call_spec, NULL);
-    return state->sink_call_type == NULL ? -1 : PyModule_AddType(module, state->sink_call_type);
+    return add_type(module, &state->sink_call_type, &call_spec, NULL);
 }

@@ -188,6 +188,5 @@ give(State *state, SpansCell *spans, PyObject *parent, PyObject *name, PyObject 
 int
 spanscell_add(PyObject *module, State *state)
 {
-    state->spans_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &spans_spec, NULL);
-    return state->spans_type == NULL ? -1 : PyModule_AddType(module, state->spans_type);
+    return add_type(module, &state->spans_type, &spans_spec, NULL);
 }

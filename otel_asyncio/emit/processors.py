@@ -34,11 +34,18 @@ _QUEUEING = (
 def taker(processor: Any) -> Callable[[sdk.ReadableSpan], None]:
     """What takes a sampled span that has ended; of the SDK's own batch processor its queue, which asks no more."""
     if type(processor) is BatchSpanProcessor and BatchSpanProcessor.on_end.__code__.co_names == _BATCHING:
-        batch = processor._batch_processor
-        if extension is None or type(batch).emit.__code__.co_names != _QUEUEING:
-            return batch.emit  # type: ignore[no-any-return]
-        return extension.Taker(batch.emit, batch, min(batch._max_export_batch_size, batch._max_queue_size))  # type: ignore[no-any-return]
+        return _into_the_queue(processor._batch_processor)
     return processor.on_end  # type: ignore[no-any-return]
+
+
+def _into_the_queue(batch: Any) -> Callable[[sdk.ReadableSpan], None]:
+    """Its `emit`; compiled, and where that is the known one, what does the same as long as the queue has room."""
+    emit: Callable[[sdk.ReadableSpan], None] = batch.emit
+    code = getattr(getattr(emit, "__func__", None), "__code__", None)
+    if extension is None or code is None or code.co_names != _QUEUEING:
+        return emit
+    room = min(batch._max_export_batch_size, batch._max_queue_size)
+    return extension.Taker(emit, batch, room)  # type: ignore[no-any-return]
 
 
 def is_silent(processor: Any) -> bool:

@@ -40,6 +40,7 @@ _IS_KNOWN = all(getattr(ReadableSpan, name).fget.__code__.co_names == (kept,) fo
 _CLOCKS_AGREE = 1_000_000
 """Nanoseconds: of a moment in a short step, one clock may say that it was just before."""
 
+
 def _moment(record: TaskRecord, clock: Clock, stamped: int) -> tuple[int, int]:
     """The moment that the span's clock stamped in the step that runs, or now: a program may stamp any other time.
 
@@ -108,8 +109,8 @@ class RequestSpans(SpanProcessor):
         """What is called from here may fail: a processor of the program's, which takes the segment."""
         self.active = True
         if _IS_KNOWN:
-            parts = {"stretch": Stretch, "open": self._open, "readable": ReadableSpan}
-            shorten_requests(self, spans, clock, {"running": running, "segments": segments.emit, "split": split, **parts})
+            parts = {"running": running, "open": self._open, "segments": segments.emit, "split": split}
+            shorten_requests(self, spans, clock, stretch=Stretch, readable=ReadableSpan, **parts)
 
     def on_start(self, span: Span, parent_context: Any = None) -> None:
         """A span was opened: where it is the first of its trace in this process, see in which task."""

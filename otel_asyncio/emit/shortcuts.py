@@ -55,7 +55,7 @@ class SpansCell:
     """Whether a span that nobody has touched is handed over as it is."""
 
     def use(self, *classes: type) -> None:
-        """Its classes: of spans, ours and the SDK's, of places, of ids, of spans given when over. Python knows them by their names."""
+        """Its classes: of spans, ours and the SDK's, of places, of ids, of given spans. Python knows them by name."""
 
 
 class StretchCell:
@@ -98,7 +98,7 @@ def shorten(
         setattr(sink, name, call)
 
 
-def shorten_requests(requests: object, spans: SpansCell, clock: Clock, parts: Mapping[str, Any]) -> None:
+def shorten_requests(requests: object, spans: SpansCell, clock: Clock, **parts: Any) -> None:
     """Let the processor that splits requests do the usual case compiled, where its spans are known to be."""
     if extension is None or not ARE_KNOWN:
         return

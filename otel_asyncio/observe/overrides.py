@@ -66,6 +66,7 @@ class OfTheInstance(weakref.ref[Any]):
     asked: int
 
     def cancel(self, msg: Any = None) -> bool:
+        """`task.cancel`."""
         task = self()
         if task is None:
             self.asked += 1
@@ -80,6 +81,7 @@ class OfTheInstance(weakref.ref[Any]):
             task = request = None
 
     def uncancel(self) -> int:
+        """`task.uncancel`."""
         task = self()
         if task is None:
             self.asked = max(self.asked - 1, 0)

@@ -147,6 +147,7 @@ class TaskRecord(TimedCell):
         self.kind = kind
         self.code = code
         self.qualname = qualname
+        self.made_code: CodeType | None
         self.made_code, self.made_instruction = made_at or _NOWHERE
         self.busy = self.scheduled = self.max_step = self.max_idle = self.steps = self.step_started = 0
         self.outcome: Outcome | None = None
