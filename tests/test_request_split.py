@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from harness import Spans, TracedRun, attributes, both_ways, links, parent_id, span_id
+from harness import Spans, TracedRun, attributes, both_ways, instrumented, links, parent_id, span_id
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context, use_span
 
 pytestmark = both_ways
 
@@ -174,6 +175,142 @@ def test_a_segment_made_at_once_is_the_one_that_the_tracer_would_make(traced_run
         return parts, segment.instrumentation_scope
 
     assert seen(spans) == seen(limited)
+
+
+def test_a_request_from_elsewhere_gets_a_segment(traced_run: TracedRun, spans: Spans) -> None:
+    """Its span has a parent, of another process."""
+    caller = SpanContext(0xA, 0xB, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+
+    async def serve() -> None:
+        with spans.tracer.start_as_current_span("request", context=set_span_in_context(NonRecordingSpan(caller))):
+            await asyncio.sleep(0)
+
+    traced_run(serve())
+    assert parent_id(spans.task("serve")) == span_id(spans.named("request"))
+    assert parent_id(spans.named("request")) == caller.span_id
+
+
+def test_a_span_within_a_request_is_no_request(traced_run: TracedRun, spans: Spans) -> None:
+    async def serve() -> None:
+        with spans.tracer.start_as_current_span("request"), spans.tracer.start_as_current_span("query"):
+            await asyncio.sleep(0)
+
+    traced_run(serve())
+    assert parent_id(spans.task("serve")) == span_id(spans.named("request"))
+
+
+def test_a_span_of_ours_is_no_request(traced_run: TracedRun) -> None:
+    """A long wait starts inside the root task, too, below what is not of this process; the tracer makes it where it may cut."""
+    spans = Spans(span_limits=SpanLimits(max_span_attribute_length=10_000))
+    caller = SpanContext(0xA, 0xB, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+
+    async def serve() -> None:
+        with use_span(NonRecordingSpan(caller)):
+            await asyncio.sleep(0.05)
+
+    TracedRun(traced_run.way, traced_run.new_loop, spans)(serve(), await_threshold=0.02)
+    assert [attributes(span)["asyncio.task.kind"] for span in spans.of("serve")] == ["main"]
+    assert [parent_id(span) for span in spans.all() if span.name.startswith("await")] == [caller.span_id]
+
+
+def test_a_request_that_ends_in_another_task_has_no_segment(traced_run: TracedRun, spans: Spans) -> None:
+    async def ends(request: Any) -> None:
+        request.end()
+
+    async def serve() -> None:
+        request = spans.tracer.start_span("request")
+        await asyncio.create_task(ends(request))
+
+    traced_run(serve())
+    assert spans.of("serve") == []
+
+
+def test_a_task_that_served_a_request_and_is_left_pending_has_a_span(traced_run: TracedRun, spans: Spans) -> None:
+    """And so has one to which something else happened."""
+    loop = traced_run.loop_with(traced_run.factory())()
+    kept = []
+
+    async def serve() -> None:
+        with spans.tracer.start_as_current_span("request"):
+            await asyncio.sleep(0)
+        await loop.create_future()
+
+    async def begin() -> None:
+        kept.append(loop.create_task(serve()))
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async def runs() -> None:
+        await begin()
+
+    if traced_run.way == "instrumentor":
+        with instrumented(spans):
+            loop.run_until_complete(runs())
+            loop.close()
+    else:
+        loop.run_until_complete(runs())
+        loop.close()
+    outcomes = {attributes(span).get("asyncio.task.outcome") for span in spans.of("serve")}
+    assert outcomes == {None, "pending"}
+    kept[0]._log_destroy_pending = False
+    kept[0].get_coro().close()
+
+
+def test_a_task_that_served_a_request_and_has_a_problem_has_a_span(traced_run: TracedRun, spans: Spans) -> None:
+    async def serve() -> None:
+        with spans.tracer.start_as_current_span("request"):
+            await asyncio.sleep(0)
+        record: Any = asyncio.current_task()
+        record._otel_asyncio.problem = "await_stuck"
+
+    traced_run(serve())
+    assert [attributes(span)["asyncio.task.kind"] for span in spans.of("serve")] == ["root_segment", "main"]
+
+
+def test_a_task_that_served_a_request_tells_of_what_expired_before(traced_run: TracedRun, spans: Spans) -> None:
+    async def serve() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.001):
+                await asyncio.sleep(10)
+        with spans.tracer.start_as_current_span("request"):
+            await asyncio.sleep(0)
+
+    traced_run(serve())
+    assert [span.parent for span in spans.all() if span.name.startswith("timeout")] == [None]
+
+
+def test_a_long_wait_of_a_task_that_yields_is_not_kept(traced_run: TracedRun, spans: Spans) -> None:
+    async def serve() -> Any:
+        await asyncio.sleep(0.05)
+        with spans.tracer.start_as_current_span("request"):
+            await asyncio.sleep(0)
+        task: Any = asyncio.current_task()
+        return task._otel_asyncio
+
+    record = traced_run(serve(), await_threshold=0.02)
+    assert record.waits.kept == []
+
+
+def test_what_nests_under_a_dropped_task_keeps_no_chain(traced_run: TracedRun, spans: Spans) -> None:
+    kept: list[Any] = []
+
+    async def serve() -> None:
+        record: Any = asyncio.current_task()
+        kept.append(record._otel_asyncio.span)
+        await asyncio.sleep(0.001)
+        with spans.tracer.start_as_current_span("request"):
+            await asyncio.sleep(0)
+
+    async def brief() -> asyncio.Task[None]:
+        return asyncio.create_task(serve())
+
+    async def main() -> None:
+        await (await asyncio.create_task(brief()))
+
+    traced_run(main(), min_task_duration=100)
+    span = kept[0]
+    assert span.dropped and span.above.dropped
+    assert "brief" not in span.above.record.qualname
 
 
 class TakesNoSegment(SpanProcessor):
