@@ -245,6 +245,33 @@ def test_the_end_of_a_first_step_is_told_by_asyncios_list(traced_run: TracedRun)
     assert attributes(traced_run.spans.task("first_step_that_ends"))["asyncio.task.steps"] == 2
 
 
+@both_ways
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="needs Python 3.12: eager tasks")
+def test_an_eager_task_that_asks_who_runs_is_known_by_its_maker(traced_run: TracedRun) -> None:
+    """It is taken in in the middle of its first step, which lies in one of its maker's."""
+    records: list[Any] = []
+    spans = traced_run.spans
+
+    async def eager() -> None:
+        with spans.tracer.start_as_current_span("request"):
+            task: Any = asyncio.current_task()
+            records.append(task._otel_asyncio)
+            await asyncio.sleep(0)
+
+    async def main() -> int:
+        task: Any = asyncio.current_task()
+        records.append(task._otel_asyncio)
+        made: Any = asyncio.Task(eager(), loop=asyncio.get_running_loop(), eager_start=True)
+        await made
+        return sys._getframe().f_lineno - 2
+
+    line = traced_run(main())
+    maker, record = records
+    assert (record.kind, record.creator, record.site.line) == ("eager", maker.id, line)
+    assert record.first_step == record.created and record.steps == 2
+    assert attributes(spans.task("eager"))["asyncio.task.kind"] == "root_segment"
+
+
 def test_the_line_that_makes_the_first_task_of_a_function_is_known(traced_run: TracedRun) -> None:
     """What is not known of its code yet is for Python to find out, which has one frame more to pass or not."""
     fresh = FunctionType(returns.__code__.replace(co_name="fresh", co_qualname="fresh"), globals())

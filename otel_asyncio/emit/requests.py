@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 from otel_asyncio.emit import names
 from otel_asyncio.emit.attributes import split_attributes, start_attributes
+from otel_asyncio.emit.ids import ARE_KNOWN
 from otel_asyncio.emit.shortcuts import StretchCell, shorten_requests
 from otel_asyncio.emit.taskspan import TaskSpan
 from otel_asyncio.observe.observer import Guard
@@ -34,8 +35,10 @@ _READ = {
     "end_time": "_end_time",
     "instrumentation_scope": "_instrumentation_scope",
 }
-_IS_KNOWN = all(getattr(ReadableSpan, name).fget.__code__.co_names == (kept,) for name, kept in _READ.items())
-"""Whether what is asked of a span is what the SDK keeps under these names."""
+_IS_KNOWN = ARE_KNOWN and all(
+    getattr(ReadableSpan, name).fget.__code__.co_names == (kept,) for name, kept in _READ.items()
+)
+"""Whether what is asked of a span is what the SDK keeps under these names, and ids are the tuple that we know."""
 
 _CLOCKS_AGREE = 1_000_000
 """Nanoseconds: of a moment in a short step, one clock may say that it was just before."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.context.context import Context
 
 from otel_asyncio.emit import current, names
-from otel_asyncio.emit.ids import ARE_KNOWN
 from otel_asyncio.observe.flavour import extension
 from otel_asyncio.observe.records import Outcome
 
@@ -99,8 +98,8 @@ def shorten(
 
 
 def shorten_requests(requests: object, spans: SpansCell, clock: Clock, **parts: Any) -> None:
-    """Let the processor that splits requests do the usual case compiled, where its spans are known to be."""
-    if extension is None or not ARE_KNOWN:
+    """Let the processor that splits requests do the usual case compiled. The SDK's ids and spans are those we know."""
+    if extension is None:
         return
     for name in ("on_start", "on_end"):
         call = extension.RequestCall(

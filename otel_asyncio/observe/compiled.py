@@ -146,7 +146,7 @@ def who_runs(observation: Observation) -> dict[str, Callable[..., Any]]:
             name,
             plain=getattr(observation, name),
             recorder=recorder,
-            kind=Kind.TASK,
+            kind=Kind.EAGER,
             stock=overrides.STOCK,
             watched=overrides.OfTheInstance,
             first_step=None if eager.ENDS_ARE_TOLD else eager.take_in_first_step,

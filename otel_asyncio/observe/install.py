@@ -16,6 +16,7 @@ from otel_asyncio.observe.awaits import watch_groups
 from otel_asyncio.observe.executors import comes_from_to_thread, handing_over, make_run_in_executor
 from otel_asyncio.observe.hotpath import make_call_soon, make_call_soon_of, make_create_task, make_register
 from otel_asyncio.observe.loops import implementation_of
+from otel_asyncio.observe.observation import context_of
 from otel_asyncio.observe.patching import replace, replace_shared, unbound, undo_all
 from otel_asyncio.observe.runs import make_run_forever
 from otel_asyncio.observe.scopes import make_cancel_and_wait, make_reschedule
@@ -115,11 +116,7 @@ def _adopt_running(observation: Observation) -> None:
     loop = asyncio._get_running_loop()
     for task in asyncio.all_tasks(loop) if loop is not None else ():
         if not hasattr(task, "_otel_asyncio"):
-            observation.adopt(loop, task, _context_of(task))
-
-
-def _context_of(task: Any) -> Any:
-    return task.get_context() if hasattr(task, "get_context") else None
+            observation.adopt(loop, task, context_of(task))
 
 
 def install_on_loop(observation: Observation, loop: Any) -> LoopState:

@@ -188,27 +188,30 @@ class LoopState(LoopCell):
     def admit_unknown(self, task: Any, context: Context | None, *, born: bool) -> Any:
         """The record of a task that was made past us, if it is to have one.
 
-        A coroutine that has not run yet was made just now, by `asyncio.Task(...)` on a line we can still see. One
-        that has was running before we came, and nobody knows who made it.
+        A coroutine that has not run yet was made just now, by `asyncio.Task(...)` on a line we can still see; one that
+        is `born` now as well, with its first step already begun. Any other was running before we came, and nobody
+        knows who made it.
         """
         observation = self.observation
         try:
             coro = task.get_coro()
             suspended = coro.cr_suspended if hasattr(coro, "cr_suspended") else getattr(coro, "gi_suspended", False)
-            known = born or not suspended
+            running = getattr(coro, "cr_running", False) or getattr(coro, "gi_running", False)
+            begun = suspended or running
+            known = born or not begun
             place = observation.place(context, self.running if known else None)
             if place is None:
                 return self.unrecorded
             code, qualname = describe(coro)
             if code.housekeeping:
                 return self.unrecorded
-            kind = (Kind.EAGER if suspended else Kind.TASK) if known else Kind.ADOPTED
+            kind = (Kind.EAGER if begun else Kind.TASK) if known else Kind.ADOPTED
             # In the middle of its first step its own frames are the innermost: whoever made it is below them.
-            first = getattr(coro, "cr_frame", None) if getattr(coro, "cr_running", False) else None
+            first = getattr(coro, "cr_frame", None) if running else None
             made_at = creation_point(3, first and first.f_back) if known else None
             first = None
             record = TaskRecord(self, self.now(), self.wall(), kind, code, qualname, made_at)
-            if suspended:
+            if begun:
                 record.ready = NOT_READY
             observation.sink.opened(record, place, _ITS_OWN)
             self.stir()

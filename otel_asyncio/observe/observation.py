@@ -112,7 +112,7 @@ class Observation:
             return self.enrol(loop)
 
     def enrol(self, loop: Any) -> LoopState:
-        """Take a loop in."""
+        """Take a loop in, and the task of it that is in the middle of a step."""
         state = loop._otel_asyncio = LoopState(self, loop)
         self.loops.add(loop)
         if takes_handles_directly(type(loop)):
@@ -120,6 +120,9 @@ class Observation:
         for watcher in (self.watching, self.hanging, self.growing, self.unawaited, self.generators):
             if watcher is not None:
                 watcher.attend(loop, state)
+        running: Any = asyncio.current_task(loop) if asyncio._get_running_loop() is loop else None
+        if running is not None:
+            self.adopt(loop, running, context_of(running))
         return state
 
     def probe_loops(self) -> None:
@@ -165,6 +168,8 @@ class Observation:
     def adopt(self, loop: Any, task: Any, context: Context | None) -> Any:
         """A task that was made past us announces a step."""
         state = self.state_of(loop)
+        if (record := _record_of(task)) is not None:  # taken in with its loop
+            return record
         record, state.expected = state.expected, None
         in_first_step = task in EAGER_TASKS or (state.running is not None and asyncio.current_task(loop) is task)
         if record is None:
@@ -239,6 +244,11 @@ class Observation:
                     self._end_unfinished(item, outcome, self.clock.monotonic_ns())
             except Exception as failure:  # noqa: BLE001 - the border of the package
                 self.problems.fail(failure)
+
+
+def context_of(task: Any) -> Context | None:
+    """The context that a task runs in; None: not known (before 3.12)."""
+    return task.get_context() if hasattr(task, "get_context") else None
 
 
 def _record_of(task: Any) -> Any:

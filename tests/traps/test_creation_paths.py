@@ -22,6 +22,7 @@ from harness import (
     eager_factory,
     needs_python,
     parent_id,
+    quiet,
     run_on,
     skip_where_bare_uvloop_cannot,
     span_id,
@@ -409,6 +410,39 @@ def test_a_wait_that_began_before_tracing_is_idle_time(new_loop: NewLoop, spans:
     seen = attributes(spans.task("waits"))
     assert seen["asyncio.task.kind"] == "adopted"
     assert seen["asyncio.task.idle_time"] > seen["asyncio.task.scheduled_time"]
+
+
+async def does_nothing() -> None:
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("way", ("instrumentor", "factory"))
+def test_the_task_that_begins_tracing_was_there_before(new_loop: NewLoop, spans: Spans, way: str) -> None:
+    """Whoever sets it up in a running program: nobody knows which line made that task, nor that it was ready."""
+    instrumentor = otel_asyncio.AsyncioInstrumentor()
+
+    async def main() -> None:
+        await asyncio.sleep(0)
+        if way == "instrumentor":
+            instrumentor.instrument(tracer_provider=spans.provider, settings=quiet(request_split=False))
+        else:
+            factory = otel_asyncio.task_factory(tracer_provider=spans.provider, settings=quiet(request_split=False))
+            asyncio.get_running_loop().set_task_factory(factory)
+            await asyncio.create_task(does_nothing())
+        with spans.tracer.start_as_current_span("request"):
+            await asyncio.sleep(0)
+        time.sleep(0.05)
+        await asyncio.create_task(does_nothing())
+
+    try:
+        run_on(new_loop, main())
+    finally:
+        instrumentor.uninstrument()
+    seen = attributes(spans.task("main"))
+    assert seen["asyncio.task.kind"] == "adopted"
+    assert "asyncio.task.created.line" not in seen
+    assert seen["asyncio.task.scheduled_time"] < 0.05
+    assert {attributes(span)["asyncio.task.kind"] for span in spans.of("does_nothing")} == {"task"}
 
 
 def test_a_loop_with_its_own_call_soon_is_still_called(spans: Spans) -> None:
