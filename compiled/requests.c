@@ -28,12 +28,17 @@ typedef struct {
 static int
 find_moment(RequestCall *call, TimedCell *record, PyObject *stamped, long long *moment)
 {
-    long long wall, now, began = record->step_started, stamp = PyLong_AsLongLong(stamped);
-    if ((stamp == -1 && PyErr_Occurred()) || clock_now(&call->wall, &wall) < 0 || clock_now(&call->clock, &now) < 0) {
+    int far = 0; /* beyond what a clock of ours says */
+    long long wall, now, began = record->step_started;
+    PyObject *whole = PyNumber_Long(stamped); /* a program may stamp a fraction */
+    long long stamp = whole == NULL ? -1 : PyLong_AsLongLongAndOverflow(whole, &far);
+    Py_XDECREF(whole);
+    if (whole == NULL || clock_now(&call->wall, &wall) < 0 || clock_now(&call->clock, &now) < 0) {
         return -1;
     }
-    long long then = now - (wall - stamp);
-    *moment = began > 0 && began <= then + CLOCKS_AGREE && then <= now ? Py_MAX(then, began) : now;
+    far = far || stamp < 0;
+    long long then = far ? 0 : now - (wall - stamp);
+    *moment = !far && began > 0 && began <= then + CLOCKS_AGREE && then <= now ? Py_MAX(then, began) : now;
     return 0;
 }
 

@@ -112,6 +112,21 @@ def test_a_time_that_the_program_stamped_is_no_time_of_the_task(traced_run: Trac
     assert told(seen) < 60
 
 
+@pytest.mark.parametrize("stamped", (time.time() * 1e9, 10**30, -(10**30), 0))
+def test_whatever_the_program_stamps_its_requests_are_split(
+    traced_run: TracedRun, spans: Spans, caplog: pytest.LogCaptureFixture, stamped: Any
+) -> None:
+    async def serve() -> None:
+        for _ in range(2):
+            request = spans.tracer.start_span("request", start_time=stamped)
+            await asyncio.sleep(0)
+            request.end(stamped)
+
+    traced_run(serve())
+    assert [attributes(span)["asyncio.task.steps"] for span in spans.of("serve")] == [2, 2]
+    assert "requests" not in caplog.text
+
+
 def test_a_segment_tells_of_waiting_for_the_loop(traced_run: TracedRun, spans: Spans) -> None:
     async def serve() -> None:
         asyncio.get_running_loop().call_soon(time.sleep, 0.3)

@@ -49,7 +49,7 @@ def _moment(record: TaskRecord, clock: Clock, stamped: int) -> tuple[int, int]:
 
     And how long the task has been busy by then.
     """
-    ago, began = clock.wall_ns() - stamped, record.step_started
+    ago, began = clock.wall_ns() - int(stamped), record.step_started
     now = clock.monotonic_ns()
     then = now - ago
     moment = max(then, began) if 0 < began <= then + _CLOCKS_AGREE and then <= now else now
