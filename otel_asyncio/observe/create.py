@@ -72,7 +72,10 @@ def make_create_task(  # noqa: C901 - written out, it runs for every task
         if place is not None or shard.started >= shard.glimpse_at:
             return make_recorded(state, place, self, coro, name, context)
         cls: Any = Plain if tasks.Task is Task else plain_classes[tasks.Task]
-        task = cls(coro, loop=self, name=name) if context is None else cls(coro, loop=self, name=name, context=context)
+        if context is not None:
+            task = cls(coro, loop=self, name=name, context=context)
+        else:  # each keyword costs what a line does
+            task = cls(coro, loop=self) if name is None else cls(coro, loop=self, name=name)
         shard.started += 1
         if self._debug if stock else task._source_traceback:
             drop_own_frames(task)

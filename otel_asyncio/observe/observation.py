@@ -135,7 +135,7 @@ class Observation:
 
     def forget_loops(self) -> None:
         """Take the states off the loops again. What still runs there is no longer followed, nor kept."""
-        self.cancellations.active = False
+        self.cancellations.active = self.unrecorded.is_all = self.plain.is_all = False
         for loop in tuple(self.loops):
             state: LoopState | None = getattr(loop, "_otel_asyncio", None)
             if state is not None and state.observation is self:

@@ -121,6 +121,7 @@ class TaskRecord(TimedCell):
     """
 
     timed = notes_ready = True
+    is_all = False
 
     __slots__ = ("__weakref__",)
 
@@ -243,17 +244,22 @@ class Unrecorded(Cell):
     timed = notes_ready = False
     cancellation = glimpse = None
 
-    __slots__ = ("cancellations",)
+    __slots__ = ("cancellations", "is_all")
+
+    is_all: bool
+    """Whether there is nothing else that wants to know of their ends; not once they are no longer observed."""
 
     def __init__(self, step: Callable[..., None], cancellations: Cancellations) -> None:
         self.step = step
         self.cancellations = cancellations
+        self.is_all = True
 
 
 class Counted(CountedCell):
     """Stands in for the record of one task that gets no span, while it is being cancelled."""
 
     timed, notes_ready = False, True
+    is_all = False
     steps = 0
 
     __slots__ = ("__weakref__", "cancellations", "glimpse", "suspended")

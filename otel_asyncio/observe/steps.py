@@ -264,7 +264,7 @@ def make_step(observation: Observation) -> Callable[..., None]:  # noqa: C901 - 
 def make_unrecorded_step(observation: Observation) -> Callable[..., None]:
     """The step of a task that gets no span: its end is counted; here, where it has returned and that is all."""
     finish = observation.finish_unrecorded
-    cancellations, undecided, outbox = observation.cancellations, observation.timeouts.pending, observation.outbox
+    undecided, outbox = observation.timeouts.pending, observation.outbox
     nothing = _NO_FUTURE
 
     def step(task: Any, callback: Any, future: Any = nothing) -> None:
@@ -278,14 +278,12 @@ def make_unrecorded_step(observation: Observation) -> Callable[..., None]:
             raise
         finally:
             state = task._state  # it tells in one call what done() and cancelled() do
-            if state is not _PENDING and state != _PENDING:  # they are the same string, as a rule
-                record = task._otel_asyncio
-                plain = (record is observation.plain or record is observation.unrecorded) and cancellations.active
-                if plain and state is _FINISHED and task._exception is None and not undecided and not outbox:
-                    task.get_loop()._otel_asyncio.shard.succeeded += 1
-                else:
-                    finish(task, future)
-            task = callback = future = record = None
+            returned = state is _FINISHED and task._exception is None
+            if returned and task._otel_asyncio.is_all and not undecided and not outbox:
+                task.get_loop()._otel_asyncio.shard.succeeded += 1
+            elif state is not _PENDING and state != _PENDING:  # they are the same string, as a rule
+                finish(task, future)
+            task = callback = future = None
 
     return step
 
