@@ -278,8 +278,12 @@ def make_unrecorded_step(observation: Observation) -> Callable[..., None]:
             raise
         finally:
             state = task._state  # it tells in one call what done() and cancelled() do
-            returned = state is _FINISHED and task._exception is None
-            if returned and task._otel_asyncio.is_all and not undecided and not outbox:
+            if (
+                state is _FINISHED
+                and task._exception is None
+                and task._otel_asyncio.is_all
+                and not (undecided or outbox)
+            ):
                 task.get_loop()._otel_asyncio.shard.succeeded += 1
             elif state is not _PENDING and state != _PENDING:  # they are the same string, as a rule
                 finish(task, future)
