@@ -452,6 +452,5 @@ static PyType_Spec announcer_spec = {
 int
 announce_add(PyObject *module, State *state)
 {
-    state->announcer_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &announcer_spec, NULL);
-    return state->announcer_type == NULL ? -1 : PyModule_AddType(module, state->announcer_type);
+    return add_type(module, &state->announcer_type, &announcer_spec, NULL);
 }

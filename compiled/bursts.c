@@ -333,6 +333,5 @@ static PyType_Spec canceller_spec = {"otel_asyncio.observe._compiled.Canceller",
 int
 bursts_add(PyObject *module, State *state)
 {
-    state->canceller_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &canceller_spec, NULL);
-    return state->canceller_type == NULL ? -1 : PyModule_AddType(module, state->canceller_type);
+    return add_type(module, &state->canceller_type, &canceller_spec, NULL);
 }

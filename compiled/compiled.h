@@ -446,7 +446,8 @@ PyObject *context_with(PyObject *module, PyObject *const *args, Py_ssize_t nargs
 PyObject *child_ids(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *make_context_with(PyObject *variable, PyTypeObject *class, PyObject *key, PyObject *span, PyObject *telemetry);
 PyObject *make_child_ids(PyTypeObject *class, PyObject *parent, PyObject *new_span_id);
-#define PARTS_OF_IDS 6
+/* Where a SpanContext has what is read here. */
+enum { SPAN_ID = 1, IS_REMOTE = 2, TRACE_FLAGS = 3, IS_VALID = 5, PARTS_OF_IDS = 6 };
 static inline int
 are_ids(PyObject *object)
 {

@@ -321,12 +321,6 @@ set_attribute_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, P
 }
 
 static PyObject *
-set_attribute_get(PyObject *self, PyObject *object, PyObject *owner)
-{
-    return is_none(object) ? Py_NewRef(self) : PyMethod_New(self, object);
-}
-
-static PyObject *
 set_attribute_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"before", "told", NULL};
@@ -368,44 +362,29 @@ set_attribute_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-#define CALLABLE (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_IMMUTABLETYPE)
-
-static PyMemberDef notice_members[] = {
-    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Notice, vectorcall), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL},
-};
-
-/* No tp_clear for either: a cycle goes through Python's objects, and they may be called until they are freed. */
-static PyType_Slot notice_slots[] = {
-    {Py_tp_new, notice_new},         {Py_tp_call, PyVectorcall_Call}, {Py_tp_traverse, notice_traverse},
-    {Py_tp_dealloc, notice_dealloc}, {Py_tp_members, notice_members}, {0, NULL},
-};
+CALLABLE_SPEC(notice, "Notice", Notice);
 
 static PyMemberDef set_attribute_members[] = {
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(SetAttribute, vectorcall), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
+/* No tp_clear, as above. */
 static PyType_Slot set_attribute_slots[] = {
     {Py_tp_new, set_attribute_new},           {Py_tp_call, PyVectorcall_Call},
-    {Py_tp_descr_get, set_attribute_get},     {Py_tp_traverse, set_attribute_traverse},
+    {Py_tp_descr_get, bind},                  {Py_tp_traverse, set_attribute_traverse},
     {Py_tp_dealloc, set_attribute_dealloc},   {Py_tp_members, set_attribute_members},
     {0, NULL},
 };
 
-static PyType_Spec notice_spec = {"otel_asyncio.observe._compiled.Notice", sizeof(Notice), 0, CALLABLE, notice_slots};
-
-/* A method descriptor to the interpreter, which need not make a bound method. */
-static PyType_Spec set_attribute_spec = {"otel_asyncio.observe._compiled.SetAttribute", sizeof(SetAttribute), 0,
-                                         CALLABLE | Py_TPFLAGS_METHOD_DESCRIPTOR, set_attribute_slots};
+static PyType_Spec set_attribute_spec = {"otel_asyncio.observe._compiled.SetAttribute", sizeof(SetAttribute), 0, METHOD,
+                                         set_attribute_slots};
 
 int
 notices_add(PyObject *module, State *state)
 {
-    state->notice_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &notice_spec, NULL);
-    state->set_attribute_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &set_attribute_spec, NULL);
-    if (state->notice_type == NULL || state->set_attribute_type == NULL || PyModule_AddType(module, state->notice_type) < 0) {
-        return -1;
-    }
-    return PyModule_AddType(module, state->set_attribute_type);
+    return add_type(module, &state->notice_type, &notice_spec, NULL) < 0 ||
+                   add_type(module, &state->set_attribute_type, &set_attribute_spec, NULL) < 0
+               ? -1
+               : 0;
 }

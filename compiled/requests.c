@@ -5,8 +5,6 @@
 /* Of a moment in a short step one clock may say that it was just before, as in requests.py. */
 #define CLOCKS_AGREE 1000000
 
-enum { PARENT_IS_REMOTE = 2, OWN_ID = 1 }; /* where a SpanContext has that */
-
 typedef struct {
     PyObject_HEAD
     vectorcallfunc vectorcall;
@@ -100,7 +98,7 @@ begins_here(RequestCall *call, PyObject *span)
     State *state = call->state;
     PyObject *parent = PyObject_GetAttr(span, state->s_of_parent);
     int known = parent != NULL && (parent == Py_None || (Py_IS_TYPE(parent, call->spans->ids) && are_ids(parent)));
-    int begins = !known ? -1 : parent == Py_None || PyTuple_GET_ITEM(parent, PARENT_IS_REMOTE) == Py_True;
+    int begins = !known ? -1 : parent == Py_None || PyTuple_GET_ITEM(parent, IS_REMOTE) == Py_True;
     Py_XDECREF(parent);
     if (begins <= 0) {
         return begins;
@@ -133,7 +131,7 @@ note(RequestCall *call, TimedCell *record, PyObject *span)
     if (ids != NULL && Py_IS_TYPE(ids, call->spans->ids) && are_ids(ids)) {
         stamped = PyObject_GetAttr(span, call->state->s_of_start);
         stretch = stamped == NULL ? NULL : new_stretch(call, record, stamped);
-        status = stretch == NULL ? -1 : PyDict_SetItem(call->open, PyTuple_GET_ITEM(ids, OWN_ID), stretch);
+        status = stretch == NULL ? -1 : PyDict_SetItem(call->open, PyTuple_GET_ITEM(ids, SPAN_ID), stretch);
     }
     Py_XDECREF(stretch);
     Py_XDECREF(stamped);
@@ -182,9 +180,9 @@ on_start_vectorcall(PyObject *self, PyObject *const *args, size_t nargsf, PyObje
 static PyObject *
 take_stretch(RequestCall *call, PyObject *ids)
 {
-    PyObject *stretch = PyDict_GetItemWithError(call->open, PyTuple_GET_ITEM(ids, OWN_ID));
+    PyObject *stretch = PyDict_GetItemWithError(call->open, PyTuple_GET_ITEM(ids, SPAN_ID));
     Py_XINCREF(stretch);
-    if (stretch != NULL && PyDict_DelItem(call->open, PyTuple_GET_ITEM(ids, OWN_ID)) < 0) {
+    if (stretch != NULL && PyDict_DelItem(call->open, PyTuple_GET_ITEM(ids, SPAN_ID)) < 0) {
         Py_CLEAR(stretch);
     }
     return stretch;

@@ -73,9 +73,6 @@ context_with(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     return make_context_with(args[0], (PyTypeObject *)args[1], args[2], args[3], args[4]);
 }
 
-/* Where a SpanContext has what is read here. */
-enum { SPAN_ID = 1, IS_REMOTE = 2, TRACE_FLAGS = 3, IS_VALID = 5 };
-
 /* New: the SpanContext of a child that is sampled because this local parent is; None: it is not, or not local. */
 PyObject *
 make_child_ids(PyTypeObject *class, PyObject *parent, PyObject *new_span_id)

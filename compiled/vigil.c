@@ -466,8 +466,7 @@ vigil_add(PyObject *module, State *state)
     if (native <= 0) {
         return native; /* on another clock than the loop's steps it would be blind */
     }
-    state->vigil_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &vigil_spec, NULL);
-    if (state->vigil_type == NULL || PyModule_AddType(module, state->vigil_type) < 0) {
+    if (add_type(module, &state->vigil_type, &vigil_spec, NULL) < 0) {
         return -1;
     }
     PyObject *bell = PyType_FromModuleAndSpec(module, &bell_spec, NULL);
